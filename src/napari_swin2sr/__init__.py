@@ -1,0 +1,1 @@
+"""Super-resolution of images too large for memory, with Swin2SR."""

@@ -1,0 +1,66 @@
+"""Every error that this package raises on purpose.
+
+None of them derives from `RuntimeError`: generator workers of GUI toolkits swallow
+those, and a person would wait for ever.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class Swin2SRError(Exception):
+    """Base of all errors of this package; its text says what to do next."""
+
+
+class InputError(Swin2SRError, ValueError):
+    """The image cannot be processed as it is: shape, axes, dtype or content."""
+
+
+class OptionError(Swin2SRError, ValueError):
+    """An option has a value that is not allowed."""
+
+
+class WeightsError(Swin2SRError):
+    """A model cannot be found, downloaded, read or trusted.
+
+    Parameters
+    ----------
+    path : path or name of the model
+    reason : what is wrong with it
+    advice : what to do about it
+    """
+
+    def __init__(self, path: str | PathLike[str], reason: str, advice: str) -> None:
+        super().__init__(path, reason, advice)
+        self.path, self.reason, self.advice = path, reason, advice
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}. {self.advice}"
+
+
+class MemoryLimitError(Swin2SRError, MemoryError):
+    """A tile does not fit in memory, even after splitting it."""
+
+
+class InferenceError(Swin2SRError):
+    """The network failed on a tile, or gave numbers that are not finite."""
+
+
+class FileError(Swin2SRError, OSError):
+    """An image file cannot be read, or is not what it claims to be."""
+
+
+class OutputError(Swin2SRError, OSError):
+    """A result cannot be written, or must not be overwritten."""
+
+
+class Cancelled(Swin2SRError):  # noqa: N818  (the word users know from futures)
+    """The run was cancelled; what was finished is kept."""
+
+
+class MissingDependencyError(Swin2SRError, ImportError):
+    """An optional library is needed; the text names the extra that brings it."""

@@ -1,0 +1,113 @@
+"""Every knob of an upscaling run, once: default, unit, help text and validation.
+
+The Python functions, the command line and the napari widget read this list; none
+of them owns a default of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from napari_swin2sr.errors import OptionError
+
+Halo: TypeAlias = int | Literal["exact"] | None
+"""Real context around a tile, in input pixels per side."""
+
+RangeSpec: TypeAlias = (
+    Literal["dtype", "data"] | tuple[float, float] | Sequence[tuple[float, float]] | None
+)
+"""How intensities map to the network: see `UpscaleOptions.value_range`."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""Device kinds; `cuda:1` and the like are allowed too."""
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+"""Arithmetic inside the transformer; everything else is always float32."""
+
+DEFAULT_TILE = 1024
+"""Input pixels per side of a tile's core."""
+
+
+def _option(default: Any, text: str, *, unit: str = "", choices: Any = None) -> Any:
+    return dataclasses.field(
+        default=default, metadata={"help": text, "unit": unit, "choices": choices}
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleOptions:
+    """What a person can choose about a run; validated when it is made.
+
+    Raises
+    ------
+    OptionError
+        If a value is not allowed; the text names the option, the value and what
+        is allowed.
+    """
+
+    model: str = _option(
+        "default", "Model: a name from `napari-swin2sr models`, a folder or a file"
+    )
+    axes: str | None = _option(
+        None, "One letter per array axis, from T C Z Y X S (S: RGB samples)"
+    )
+    rgb: bool | None = _option(
+        None, "The last axis holds RGB or RGBA samples (short for axes ending in S)"
+    )
+    value_range: RangeSpec = _option(
+        None,
+        "Intensities that mean dark and bright: LOW,HIGH, one pair per channel, "
+        "'dtype', or 'data' (robust, from a sample); default: 'dtype' for 8-bit, "
+        "'data' for the rest",
+    )
+    nodata: float | None = _option(
+        None, "Value that marks missing pixels; they stay missing in the result"
+    )
+    tile: int | None = _option(
+        None, f"Core of a tile, rounded up to the window [{DEFAULT_TILE}]", unit="px"
+    )
+    halo: Halo = _option(
+        None,
+        "Real context read around each tile: a multiple of the window, or 'exact' "
+        "for the same result as the whole image in one piece",
+        unit="px",
+    )
+    device: str = _option("auto", "Where the network runs", choices=DEVICES)
+    precision: str = _option(
+        "auto", "Arithmetic inside the transformer", choices=PRECISIONS
+    )
+    dtype: str | None = _option(None, "Type of the result's numbers [that of the input]")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be right whatever the image and the model."""
+        if self.tile is not None and (
+            isinstance(self.tile, bool) or not isinstance(self.tile, int) or self.tile < 1
+        ):
+            raise OptionError(
+                f"tile={self.tile!r} is not a positive whole number of input pixels"
+            )
+        _check_halo(self.halo)
+        if self.device not in DEVICES and not self.device.startswith("cuda:"):
+            raise OptionError(
+                f"device={self.device!r} is not one of {', '.join(DEVICES)}, cuda:N"
+            )
+        if self.precision not in PRECISIONS:
+            raise OptionError(
+                f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}"
+            )
+
+    def replace(self, **changes: Any) -> UpscaleOptions:
+        """Return a copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+
+def _check_halo(halo: Halo) -> None:
+    if halo is None or halo == "exact":
+        return
+    if isinstance(halo, bool) or not isinstance(halo, int) or halo < 0:
+        raise OptionError(
+            f"halo={halo!r} is not a number of input pixels >= 0, 'exact' or None"
+        )
