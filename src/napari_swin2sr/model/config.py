@@ -1,0 +1,395 @@
+"""The hyper-parameters of a network, as published checkpoints write them.
+
+No torch here: the geometry of a run (window, upscale factor, halo) is known before
+any weight is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_swin2sr.errors import OptionError, WeightsError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from napari_swin2sr.options import Halo
+
+UPSAMPLERS = (
+    "pixelshuffle",
+    "pixelshuffle_aux",
+    "pixelshuffledirect",
+    "nearest+conv",
+    "",
+)
+"""Reconstruction heads, named as in the checkpoints; `""` keeps the size."""
+
+RESI_CONNECTIONS = ("1conv", "3conv")
+"""The convolution before each residual connection."""
+
+DEFAULT_HALO = 48
+"""Input pixels per side: within 1/1000 of the value range of the exact result."""
+
+CONFIG_NAME = "config.json"
+"""File of a model folder that holds the configuration."""
+
+_LIMIT = 65536
+"""No hyper-parameter of a real network is larger; a damaged file may say anything."""
+
+_WRITTEN = {
+    "architectures": ["Swin2SRForImageSuperResolution"],
+    "model_type": "swin2sr",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swin2SRConfig:
+    """Hyper-parameters of a Swin2SR network; validated when it is made.
+
+    The fields and defaults are those of the configuration of the same name in
+    transformers. `hidden_dropout_prob`, `attention_probs_dropout_prob` and
+    `drop_path_rate` are kept for the round trip only: this network has no dropout.
+
+    Parameters
+    ----------
+    image_size : side of the training crops; only tells whether windows are shifted
+    num_channels, num_channels_out : channels of the input and of the result
+    embed_dim : width of the transformer
+    depths, num_heads : transformer layers and attention heads of each stage
+    window_size : side of the attention window [input px]
+    upsampler, upscale : the reconstruction head and its whole-number factor
+    img_range : the network works on pixel values (0 to 1) times this number
+    resi_connection : `"1conv"` or `"3conv"`
+    extra : what else a configuration file says; written back as it was
+
+    Raises
+    ------
+    OptionError
+        If a value is not allowed, or two do not fit together.
+    """
+
+    image_size: int | tuple[int, int] = 64
+    patch_size: int | tuple[int, int] = 1
+    num_channels: int = 3
+    num_channels_out: int = None  # type: ignore[assignment]  # as many as go in
+    embed_dim: int = 180
+    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
+    num_heads: tuple[int, ...] = (6, 6, 6, 6, 6, 6)
+    window_size: int = 8
+    mlp_ratio: float = 2.0
+    qkv_bias: bool = True
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.1
+    hidden_act: str = "gelu"
+    use_absolute_embeddings: bool = False
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-5
+    upscale: int = 2
+    img_range: float = 1.0
+    resi_connection: str = "1conv"
+    upsampler: str = "pixelshuffle"
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Bring values to one form and refuse what no network could have."""
+        given: dict[str, Any] = dict(vars(self))  # as in a file, whatever the types
+        if given["num_channels_out"] is None:
+            object.__setattr__(self, "num_channels_out", self.num_channels)
+        if given["upsampler"] is None:
+            object.__setattr__(self, "upsampler", "")
+        for name in ("image_size", "patch_size", "depths", "num_heads"):
+            if isinstance(given[name], list):
+                object.__setattr__(self, name, tuple(given[name]))
+        _check_numbers(self)
+        _check_stages(self)
+        _check_head(self)
+        _check_unsupported(self)
+
+    # -- facts that follow from the fields -------------------------------------------
+
+    @property
+    def attention_window(self) -> int:
+        """Side of the window that the layers use: at most the training crop's."""
+        return min(self.window_size, *_pair(self.image_size))
+
+    @property
+    def shift_size(self) -> int:
+        """Shift of every second layer; 0 if training crops held a single window."""
+        if min(_pair(self.image_size)) <= self.window_size:
+            return 0
+        return self.window_size // 2
+
+    @property
+    def mlp_dim(self) -> int:
+        """Width of the hidden layer of each perceptron."""
+        return int(self.mlp_ratio * self.embed_dim)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of stages, under the name that transformers gives it."""
+        return len(self.depths)
+
+    num_hidden_layers = num_layers
+
+    @property
+    def hidden_size(self) -> int:
+        """`embed_dim`, under another of its names in transformers."""
+        return self.embed_dim
+
+    @property
+    def exact_halo(self) -> int:
+        """Context after which no pixel farther away can matter [input px per side].
+
+        The smallest multiple of the window that covers the receptive field of a
+        tile whose sides lie on the window grid.
+        """
+        return _round_up(max(_reach(self, side) for side in (-1, 1)), self.window_size)
+
+    def halo(self, halo: Halo = None) -> int:
+        """Return the context to read around a tile [input px per side].
+
+        Parameters
+        ----------
+        halo : None for the default, a multiple of the window, or `"exact"`
+
+        Raises
+        ------
+        OptionError
+            If it is a number that is negative or no multiple of the window.
+        """
+        if halo is None:
+            return min(_round_up(DEFAULT_HALO, self.window_size), self.exact_halo)
+        if halo == "exact":
+            return self.exact_halo
+        if isinstance(halo, bool) or not isinstance(halo, int) or halo < 0:
+            raise OptionError(
+                f"halo={halo!r} is not a number of input pixels >= 0, 'exact' or None"
+            )
+        if halo % self.window_size:
+            above = _round_up(halo, self.window_size)
+            raise OptionError(
+                f"halo={halo} is no multiple of the model's window "
+                f"({self.window_size} px); use {above}"
+            )
+        return halo
+
+    # -- files -----------------------------------------------------------------------
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Swin2SRConfig:
+        """Make a configuration from the content of a `config.json`.
+
+        Keys that are no fields are kept in `extra`.
+        """
+        if not isinstance(values, Mapping):
+            raise OptionError(
+                "a configuration is a mapping of names to values, "
+                f"not {type(values).__name__}"
+            )
+        kind = values.get("model_type", "swin2sr")
+        if kind != "swin2sr":
+            raise OptionError(f"model_type={kind!r} is not 'swin2sr'")
+        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
+        derived = {"num_layers", *_WRITTEN}
+        known = {k: v for k, v in values.items() if k in names}
+        extra = {k: v for k, v in values.items() if k not in names and k not in derived}
+        return cls(**known, extra=extra)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `config.json` holds; transformers reads it too."""
+        fields = [f.name for f in dataclasses.fields(self) if f.name != "extra"]
+        values = {name: getattr(self, name) for name in fields}
+        lists = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
+        merged = {
+            **self.extra,
+            **_WRITTEN,
+            **values,
+            **lists,
+            "num_layers": self.num_layers,
+        }
+        return dict(sorted(merged.items()))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | PathLike[str]) -> Swin2SRConfig:
+        """Read the configuration of a model folder, a `config.json`, or a named model.
+
+        Raises
+        ------
+        WeightsError
+            If there is none, or it does not describe a Swin2SR network.
+        """
+        path = Path(name_or_path)
+        if not path.exists():
+            from napari_swin2sr.model.zoo import resolve_model  # may download
+
+            path = Path(resolve_model(str(name_or_path)).path)
+        if path.is_dir():
+            path = path / CONFIG_NAME
+        elif path.suffix != ".json":
+            path = path.parent / CONFIG_NAME
+        advice = f"Give a folder with the model's own {CONFIG_NAME}."
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise WeightsError(path, f"cannot be read ({error})", advice) from error
+        try:
+            return cls.from_dict(values)
+        except (OptionError, TypeError) as error:
+            raise WeightsError(path, str(error), advice) from error
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write `config.json` into a folder, made if needed; return the file."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        file = target / CONFIG_NAME
+        file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return file
+
+
+# -- validation ----------------------------------------------------------------------
+
+
+def _check_numbers(config: Swin2SRConfig) -> None:
+    for name in (
+        "num_channels",
+        "num_channels_out",
+        "embed_dim",
+        "window_size",
+        "upscale",
+    ):
+        _check_count(name, getattr(config, name))
+    for name in ("mlp_ratio", "img_range", "layer_norm_eps"):
+        value = getattr(config, name)
+        if not isinstance(value, (int, float)) or not 0 < value <= _LIMIT:
+            raise OptionError(f"{name}={value!r} is not a number above 0, to {_LIMIT}")
+    for side in _pair(config.image_size):
+        _check_count("image_size", side)
+    if config.mlp_dim < 1:
+        raise OptionError(f"mlp_ratio={config.mlp_ratio!r} leaves no hidden layer")
+    if config.window_size % config.attention_window:
+        raise OptionError(
+            f"image_size={config.image_size!r} is smaller than "
+            f"window_size={config.window_size} and does not divide it"
+        )
+
+
+def _check_stages(config: Swin2SRConfig) -> None:
+    for name in ("depths", "num_heads"):
+        value = getattr(config, name)
+        if not isinstance(value, tuple) or not value:
+            raise OptionError(f"{name}={value!r} is not a list with a number per stage")
+        for number in value:
+            _check_count(name, number)
+    if len(config.depths) != len(config.num_heads):
+        raise OptionError(
+            f"depths={config.depths} and num_heads={config.num_heads} differ in length"
+        )
+    for heads in config.num_heads:
+        if config.embed_dim % heads:
+            raise OptionError(
+                f"embed_dim={config.embed_dim} is no multiple of num_heads={heads}"
+            )
+    if config.resi_connection not in RESI_CONNECTIONS:
+        raise OptionError(
+            f"resi_connection={config.resi_connection!r} is not one of "
+            f"{', '.join(RESI_CONNECTIONS)}"
+        )
+    if config.resi_connection == "3conv" and config.embed_dim < 4:
+        raise OptionError(f"3conv needs embed_dim >= 4, not {config.embed_dim}")
+
+
+def _check_head(config: Swin2SRConfig) -> None:
+    upsampler, upscale = config.upsampler, config.upscale
+    if upsampler not in UPSAMPLERS:
+        raise OptionError(
+            f"upsampler={upsampler!r} is not one of {', '.join(map(repr, UPSAMPLERS))}"
+        )
+    power_of_two = upscale & (upscale - 1) == 0
+    if upsampler in ("pixelshuffle", "pixelshuffle_aux") and not (
+        upscale == 3 or power_of_two
+    ):
+        raise OptionError(
+            f"upscale={upscale}: {upsampler} enlarges by 2, 4, 8, ... or 3"
+        )
+    if upsampler == "nearest+conv" and upscale != 4:
+        raise OptionError(f"upscale={upscale}: nearest+conv enlarges by 4 only")
+    if upsampler == "" and upscale != 1:
+        raise OptionError(
+            f"upscale={upscale}: restoration (upsampler '') needs upscale=1"
+        )
+    if upsampler == "" and config.num_channels != config.num_channels_out:
+        raise OptionError(
+            f"restoration adds to its input: num_channels={config.num_channels} and "
+            f"num_channels_out={config.num_channels_out} must be the same"
+        )
+    if upsampler == "pixelshuffle_aux" and config.num_channels != 3:
+        raise OptionError(
+            f"num_channels={config.num_channels}: pixelshuffle_aux takes 3 channels"
+        )
+
+
+def _check_unsupported(config: Swin2SRConfig) -> None:
+    if _pair(config.patch_size) != (1, 1):
+        raise OptionError(
+            f"patch_size={config.patch_size!r}: only 1 exists for Swin2SR"
+        )
+    if config.use_absolute_embeddings:
+        raise OptionError(
+            "use_absolute_embeddings=True ties a network to one image size; "
+            "no Swin2SR weights use it"
+        )
+    if config.hidden_act != "gelu":
+        raise OptionError(f"hidden_act={config.hidden_act!r} is not 'gelu'")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMIT:
+        raise OptionError(f"{name}={value!r} is not a whole number from 1 to {_LIMIT}")
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    if not isinstance(value, tuple):
+        return value, value
+    if len(value) != 2:
+        raise OptionError(f"{value!r} is not one number or a pair")
+    return value
+
+
+# -- receptive field -----------------------------------------------------------------
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _reach(config: Swin2SRConfig, side: int) -> int:
+    """Walk from the result back to the pixels: how far beyond a tile's side they lie.
+
+    The tile's side lies on the window grid, `side` is -1 for top and left, 1 for
+    bottom and right. A 3x3 convolution reaches one pixel further, attention to the
+    end of the window that holds the outermost pixel.
+    """
+    window, shift = config.attention_window, config.shift_size
+    residual = 2 if config.resi_connection == "3conv" else 1
+    reach = _head_reach(config) + residual  # conv_after_body
+    for depth in reversed(config.depths):
+        reach += residual
+        for layer in reversed(range(depth)):
+            offset = side * shift if layer % 2 else 0  # of the nearest window border
+            reach = _round_up(reach - offset, window) + offset
+    return reach + 1  # first_convolution
+
+
+def _head_reach(config: Swin2SRConfig) -> int:
+    """Reach of the reconstruction head; an enlarged pixel lies in an input pixel."""
+    if config.upsampler in ("", "pixelshuffledirect"):
+        return 1
+    if config.upsampler == "pixelshuffle_aux":
+        return 5
+    return 3  # pixelshuffle, nearest+conv
