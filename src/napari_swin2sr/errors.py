@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
 
@@ -48,6 +49,24 @@ class MemoryLimitError(Swin2SRError, MemoryError):
 
 class InferenceError(Swin2SRError):
     """The network failed on a tile, or gave numbers that are not finite."""
+
+
+class TilesFailedError(InferenceError):
+    """Some tiles of a run are missing; the others are finished and kept.
+
+    Parameters
+    ----------
+    message : what to tell the user
+    failed : block index of each missing tile -> what happened to it
+    """
+
+    def __init__(
+        self,
+        message: str,
+        failed: Mapping[tuple[int, ...], BaseException] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.failed = dict(failed or {})
 
 
 class FileError(Swin2SRError, OSError):
