@@ -1,0 +1,282 @@
+"""Pictures in, network input out: channels first, 0 to 1, padded to the window.
+
+Like the image processor of the same name in transformers, but for every window size,
+every image size and every integer type, and without torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_swin2sr.errors import InputError, OptionError, WeightsError
+from napari_swin2sr.model.config import CONFIG_NAME, Swin2SRConfig
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+PROCESSOR_NAME = "preprocessor_config.json"
+"""File of a model folder that holds the processor's settings."""
+
+
+class BatchFeature(dict[str, Any]):
+    """A dictionary whose values are attributes too, for `model(**inputs)`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
+        """Move or convert the tensors, as `torch.Tensor.to` does."""
+        return BatchFeature(
+            {
+                k: v.to(*args, **kwargs) if hasattr(v, "to") else v
+                for k, v in self.items()
+            }
+        )
+
+
+class Swin2SRImageProcessor:
+    """Prepare pictures for the network.
+
+    Parameters
+    ----------
+    do_rescale : bring values to 0 to 1
+    rescale_factor : what to multiply values by. Integers wider than 8 bits are
+        divided by the largest number of their type instead
+    do_pad : mirror rows and columns at the bottom and right, as the authors' script
+        does: up to the next multiple of `size_divisor`, one more if it is one already
+    size_divisor : the window of the network [px]
+    pad_size : older name of `size_divisor`
+    """
+
+    model_input_names = ("pixel_values",)
+
+    def __init__(
+        self,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_pad: bool = True,
+        size_divisor: int = 8,
+        pad_size: int | None = None,
+    ) -> None:
+        self.do_rescale, self.rescale_factor = do_rescale, rescale_factor
+        self.do_pad = do_pad
+        self.size_divisor = size_divisor if pad_size is None else pad_size
+        divisor = self.size_divisor
+        if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
+            raise OptionError(f"size_divisor={divisor!r} is not a whole number >= 1")
+
+    def __call__(self, images: Any, **options: Any) -> BatchFeature:
+        """Prepare one picture or a list of them: see `preprocess`."""
+        return self.preprocess(images, **options)
+
+    def preprocess(
+        self,
+        images: Any,
+        *,
+        return_tensors: str | None = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_pad: bool | None = None,
+        size_divisor: int | None = None,
+        input_data_format: str | None = None,
+    ) -> BatchFeature:
+        """Prepare one picture or a list of them.
+
+        Parameters
+        ----------
+        images : PIL images, NumPy arrays or torch tensors, (H, W), (H, W, C) or
+            (C, H, W) with 1 or 3 channels; a batch (N, ...) or a list of them
+        return_tensors : `"pt"` or `"np"` stacks the pictures into one (N, C, H, W),
+            which must have one size; None keeps a list of tensors (C, H, W)
+        do_rescale, rescale_factor, do_pad, size_divisor : instead of the settings
+        input_data_format : `"channels_first"` or `"channels_last"`, if both fit
+
+        Returns
+        -------
+        BatchFeature
+            `pixel_values`, float32.
+
+        Raises
+        ------
+        InputError
+            If a picture has another number of channels, or floating-point values
+            that seem to be scaled already.
+        """
+        rescale = self.do_rescale if do_rescale is None else do_rescale
+        factor = self.rescale_factor if rescale_factor is None else rescale_factor
+        pad = self.do_pad if do_pad is None else do_pad
+        divisor = self.size_divisor if size_divisor is None else size_divisor
+        prepared = []
+        for image in _listed(images):
+            x = _channels_first(_as_array(image), input_data_format)
+            x = _rescaled(x, factor) if rescale else x.astype(np.float32)
+            prepared.append(_padded(x, divisor) if pad else x)
+        if return_tensors is None:
+            values: Any = [torch.from_numpy(np.ascontiguousarray(x)) for x in prepared]
+        elif return_tensors in ("pt", "np"):
+            values = _stacked(prepared)
+            values = torch.from_numpy(values) if return_tensors == "pt" else values
+        else:
+            raise OptionError(
+                f"return_tensors={return_tensors!r} is not 'pt', 'np' or None"
+            )
+        return BatchFeature(pixel_values=values)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | PathLike[str]
+    ) -> Swin2SRImageProcessor:
+        """Read the settings of a model folder; its window decides the padding.
+
+        Raises
+        ------
+        WeightsError
+            If the folder holds neither `preprocessor_config.json` nor `config.json`.
+        """
+        folder = Path(name_or_path)
+        if not folder.exists():
+            from napari_swin2sr.model.zoo import resolve_model  # may download
+
+            folder = Path(resolve_model(str(name_or_path)).path)
+        if not folder.is_dir():
+            folder = folder.parent
+        settings, found = {}, False
+        if (folder / PROCESSOR_NAME).exists():
+            settings, found = _read_settings(folder / PROCESSOR_NAME), True
+        if (folder / CONFIG_NAME).exists():
+            window = Swin2SRConfig.from_pretrained(folder).window_size
+            settings, found = (
+                {**settings, "size_divisor": window, "pad_size": None},
+                True,
+            )
+        if not found:
+            raise WeightsError(
+                folder,
+                f"holds neither {PROCESSOR_NAME} nor {CONFIG_NAME}",
+                "Give the folder of a model, or make a Swin2SRImageProcessor().",
+            )
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as `preprocessor_config.json` holds them."""
+        return {
+            "do_pad": self.do_pad,
+            "do_rescale": self.do_rescale,
+            "image_processor_type": type(self).__name__,
+            "rescale_factor": self.rescale_factor,
+            "size_divisor": self.size_divisor,
+        }
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write `preprocessor_config.json` into a folder, made if needed."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        file = target / PROCESSOR_NAME
+        file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        return file
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(file, f"cannot be read ({error})", "Replace it.") from error
+    if not isinstance(content, Mapping):
+        raise WeightsError(file, "is not a mapping of settings", "Replace it.")
+    names = ("do_rescale", "rescale_factor", "do_pad", "size_divisor", "pad_size")
+    settings = {name: content[name] for name in names if name in content}
+    if isinstance(settings.get("pad_size"), Mapping):  # a size, in newer files
+        del settings["pad_size"]
+    return settings
+
+
+def _listed(images: Any) -> Sequence[Any]:
+    """Return the pictures of a list or a batch one by one."""
+    if isinstance(images, (list, tuple)):
+        if not images:
+            raise InputError("there is no picture in the list")
+        return images
+    if getattr(images, "ndim", 0) == 4:
+        return [images[i] for i in range(len(images))]
+    return [images]
+
+
+def _as_array(image: Any) -> NDArray[Any]:
+    mode = getattr(image, "mode", None)
+    if mode in ("P", "1", "CMYK", "YCbCr", "HSV", "LAB"):
+        image = image.convert("L" if mode == "1" else "RGB")
+    elif mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        raise InputError(
+            f"the picture has an alpha channel ({mode}); convert it to RGB first"
+        )
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.dtype == torch.bfloat16 else image
+    array = np.asarray(image)
+    if array.dtype.kind not in "buif":
+        raise InputError(f"pictures of type {array.dtype} cannot be enlarged")
+    return array
+
+
+def _channels_first(x: NDArray[Any], data_format: str | None) -> NDArray[Any]:
+    """Return (C, H, W) with 1 or 3 channels."""
+    if x.ndim == 2:
+        x = x[None]
+    elif x.ndim != 3:
+        raise InputError(f"a picture has 2 or 3 axes, not shape {x.shape}")
+    elif data_format == "channels_last" or (
+        data_format is None and x.shape[-1] in (1, 3) and x.shape[0] not in (1, 3)
+    ):
+        x = np.moveaxis(x, -1, 0)
+    elif data_format is None and x.shape[0] in (1, 3) and x.shape[-1] in (1, 3):
+        raise InputError(
+            f"shape {x.shape} can be channels first or last; say input_data_format"
+        )
+    elif data_format not in (None, "channels_first"):
+        raise OptionError(
+            f"input_data_format={data_format!r} is not 'channels_first' or 'channels_last'"
+        )
+    if x.shape[0] not in (1, 3) or 0 in x.shape:
+        raise InputError(f"shape {x.shape} (channels first) has not 1 or 3 channels")
+    return x
+
+
+def _rescaled(x: NDArray[Any], factor: float) -> NDArray[np.float32]:
+    """Return values from 0 to 1, float32."""
+    if x.dtype.kind == "b":
+        return x.astype(np.float32)
+    if x.dtype.kind in "iu" and x.dtype.itemsize > 1:
+        factor = 1 / np.iinfo(x.dtype).max
+    elif x.dtype.kind == "f" and 0 < np.max(x, initial=0) <= 1 and factor < 1:
+        raise InputError(
+            "the values are not above 1 and seem to be scaled already; "
+            "pass do_rescale=False"
+        )
+    return x.astype(np.float32) * np.float32(factor)
+
+
+def _padded(x: NDArray[np.float32], divisor: int) -> NDArray[np.float32]:
+    """Mirror (C, H, W) at the bottom and right to the line after its last window."""
+    bottom, right = ((n // divisor + 1) * divisor - n for n in x.shape[-2:])
+    return np.pad(x, ((0, 0), (0, bottom), (0, right)), mode="symmetric")
+
+
+def _stacked(images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    shapes = {x.shape for x in images}
+    if len(shapes) > 1:
+        raise InputError(
+            f"pictures of different shapes {sorted(shapes)} make no batch; "
+            "leave out return_tensors, or give them one by one"
+        )
+    return np.stack(images)

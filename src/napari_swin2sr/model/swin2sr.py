@@ -1,0 +1,483 @@
+"""Swin2SR, to be read from top to bottom: small parts first, the network last.
+
+Inside the transformer features are (N, H, W, C), in the convolutions (N, C, H, W).
+Shapes in comments use N images of H x W pixels, C features, and windows of
+L = window * window pixels. Parameter names are those of transformers, so that state
+dicts are interchangeable. A forward pass changes nothing in the network: threads may
+share it.
+
+Reference: Conde et al., "Swin2SR: SwinV2 Transformer for Compressed Image
+Super-Resolution and Restoration", https://arxiv.org/abs/2209.11345.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_swin2sr.errors import InputError
+from napari_swin2sr.model.heads import HEADS, PixelShuffleAux, conv3x3
+from napari_swin2sr.model.output import FeatureOutput, SuperResolutionOutput
+from napari_swin2sr.model.windows import (
+    from_windows,
+    offset_tables,
+    pad_to_window,
+    shift_mask,
+    to_windows,
+)
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from pathlib import Path
+
+    from napari_swin2sr.model.config import Swin2SRConfig
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean colour of the training pictures, subtracted from RGB input."""
+
+MAX_LOG_SCALE = math.log(100.0)
+"""Upper bound of the learned logarithmic attention scale."""
+
+
+# -- transformer ---------------------------------------------------------------------
+
+
+class WindowAttention(nn.Module):
+    """Scaled cosine attention among the pixels of a window.
+
+    The bias of each pair of pixels is a small network's function of their offset.
+    """
+
+    offsets: Tensor
+    offset_index: Tensor
+
+    def __init__(self, config: Swin2SRConfig, heads: int) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.heads = heads
+        self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10.0)))
+        self.continuous_position_bias_mlp = nn.Sequential(
+            nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False)
+        )
+        self.query = nn.Linear(dim, dim, bias=config.qkv_bias)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim, bias=config.qkv_bias)
+        offsets, index = offset_tables(config.attention_window)
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("offset_index", index, persistent=False)
+
+    def scale(self) -> Tensor:
+        """Return the factor on the cosine of query and key, (heads, 1, 1)."""
+        return self.logit_scale.clamp(max=MAX_LOG_SCALE).exp()
+
+    def position_bias(self) -> Tensor:
+        """Return the bias on the logits, (heads, L, L), between 0 and 16."""
+        table = self.continuous_position_bias_mlp(self.offsets)
+        return 16 * table[self.offset_index].permute(2, 0, 1).sigmoid()
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None = None
+    ) -> Tensor:
+        # x: (N, windows, L, C); query, key, value: (N, windows, heads, L, C / heads)
+        query, key, value = (
+            linear(x).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            for linear in (self.query, self.key, self.value)
+        )
+        cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT
+        logits = cosine * self.scale() + self.position_bias()
+        if mask is not None:
+            logits = logits + mask
+        weights = logits.softmax(-1)  # (N, windows, heads, L, L)
+        if record is not None:
+            record.append(weights.flatten(0, 1))
+        return (weights @ value).transpose(-3, -2).flatten(-2)
+
+
+class Dense(nn.Module):
+    """A linear layer, one name deeper, as the checkpoints have it."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(in_features, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(x)
+
+
+class Layer(nn.Module):
+    """Attention in (shifted) windows, then a perceptron, each normalised and added."""
+
+    def __init__(self, config: Swin2SRConfig, heads: int, shift: int) -> None:
+        super().__init__()
+        dim, eps = config.embed_dim, config.layer_norm_eps
+        self.window, self.shift = config.attention_window, shift
+        self.attention = nn.ModuleDict(
+            {"self": WindowAttention(config, heads), "output": Dense(dim, dim)}
+        )
+        self.layernorm_before = nn.LayerNorm(dim, eps=eps)
+        self.intermediate = Dense(dim, config.mlp_dim)
+        self.output = Dense(config.mlp_dim, dim)
+        self.layernorm_after = nn.LayerNorm(dim, eps=eps)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None = None
+    ) -> Tensor:
+        # x: (N, H, W, C)
+        x = x + self.layernorm_before(self.attend(x, mask, record))
+        return x + self.layernorm_after(self.output(F.gelu(self.intermediate(x))))
+
+    def attend(
+        self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None
+    ) -> Tensor:
+        """Mix the pixels of each window of (N, H, W, C)."""
+        _, height, width, _ = x.shape
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        windows = to_windows(x, self.window)
+        mask = mask if self.shift else None
+        windows = self.attention["output"](
+            self.attention["self"](windows, mask, record)
+        )
+        x = from_windows(windows, height, width, self.window)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x
+
+
+class Projection(nn.Module):
+    """A 1x1 convolution of features, optionally normalised: the patch embedding."""
+
+    def __init__(self, dim: int, normalise: bool) -> None:
+        super().__init__()
+        self.projection = nn.Conv2d(dim, dim, 1)
+        self.layernorm = nn.LayerNorm(dim) if normalise else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        # (N, C, H, W) -> (N, H, W, C)
+        x = self.projection(x).permute(0, 2, 3, 1)
+        return x if self.layernorm is None else self.layernorm(x)
+
+
+def residual_convolution(config: Swin2SRConfig) -> nn.Module:
+    """Return the convolution that comes before a residual connection."""
+    dim = config.embed_dim
+    if config.resi_connection == "1conv":
+        return conv3x3(dim, dim)
+    return nn.Sequential(
+        conv3x3(dim, dim // 4),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(dim // 4, dim // 4, 1),
+        nn.LeakyReLU(0.2),
+        conv3x3(dim // 4, dim),
+    )
+
+
+class Stage(nn.Module):
+    """Layers and a convolution around a residual connection (RSTB in the paper)."""
+
+    def __init__(self, config: Swin2SRConfig, depth: int, heads: int) -> None:
+        super().__init__()
+        shifts = (config.shift_size if i % 2 else 0 for i in range(depth))
+        self.layers = nn.ModuleList(Layer(config, heads, shift) for shift in shifts)
+        self.conv = residual_convolution(config)
+        self.patch_embed = Projection(config.embed_dim, normalise=False)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None = None
+    ) -> Tensor:
+        # x: (N, H, W, C)
+        residual = x
+        for layer in self.layers:
+            x = layer(x, mask, record)
+        return self.patch_embed(self.conv(x.permute(0, 3, 1, 2))) + residual
+
+
+class Encoder(nn.Module):
+    """All stages, one after the other."""
+
+    def __init__(self, config: Swin2SRConfig) -> None:
+        super().__init__()
+        self.window, self.shift = config.attention_window, config.shift_size
+        self.stages = nn.ModuleList(
+            Stage(config, depth, heads)
+            for depth, heads in zip(config.depths, config.num_heads, strict=True)
+        )
+
+    def forward(self, x: Tensor, record: list[Tensor] | None = None) -> list[Tensor]:
+        """Return the features before the first and after each stage, (N, H, W, C).
+
+        `record`, if given, receives the attention weights of every layer.
+        """
+        _, height, width, _ = x.shape
+        mask = None
+        if self.shift:
+            mask = shift_mask(height, width, self.window, self.shift, like=x)
+        hidden = [x]
+        for stage in self.stages:
+            hidden.append(stage(hidden[-1], mask, record))
+        return hidden
+
+
+# -- the network ---------------------------------------------------------------------
+
+
+class PretrainedModule(nn.Module):
+    """What both models share: reading, writing, and where their weights are."""
+
+    config: Swin2SRConfig
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.parameters()).dtype
+
+    def check_input(self, pixel_values: Tensor) -> None:
+        """Refuse what is not a batch of images with the right number of channels.
+
+        Raises
+        ------
+        InputError
+            If the shape is not (N, channels, H, W), or a side is 0.
+        """
+        shape, channels = tuple(pixel_values.shape), self.config.num_channels
+        if len(shape) != 4 or shape[1] != channels or 0 in shape:
+            raise InputError(
+                f"the network takes (N, {channels}, H, W) with sides of 1 pixel or "
+                f"more, not {shape}"
+            )
+
+    def initialise(self) -> None:
+        """Draw random weights, as for the start of a training."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.trunc_normal_(module.weight, std=self.config.initializer_range)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+class Swin2SRModel(PretrainedModule):
+    """The transformer without its reconstruction head: images in, features out.
+
+    Parameters
+    ----------
+    config : hyper-parameters of the network
+    """
+
+    mean: Tensor
+
+    def __init__(self, config: Swin2SRConfig) -> None:
+        super().__init__()
+        self.config = config
+        rgb = config.num_channels == config.num_channels_out == 3
+        mean = torch.tensor(RGB_MEAN if rgb else (0.0,)).view(1, -1, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+        self.first_convolution = conv3x3(config.num_channels, config.embed_dim)
+        self.embeddings = nn.ModuleDict(
+            {"patch_embeddings": Projection(config.embed_dim, normalise=True)}
+        )
+        self.encoder = Encoder(config)
+        self.layernorm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        self.conv_after_body = residual_convolution(config)
+        self.initialise()
+
+    def normalise(self, pixel_values: Tensor) -> Tensor:
+        """Turn pixel values (0 to 1) into what the network works on."""
+        return (pixel_values - self.mean) * self.config.img_range
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """Undo `normalise`; a single channel out of three has their mean's mean."""
+        mean = self.mean if x.shape[1] == self.mean.shape[1] else self.mean.mean()
+        return x / self.config.img_range + mean
+
+    def features(
+        self, normalised: Tensor, record: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return features (N, C, H, W) and those between the stages (N, H, W, C).
+
+        Parameters
+        ----------
+        normalised : (N, channels, H, W) with sides that are multiples of the window
+        record : receives the attention weights of every layer
+        """
+        shallow = self.first_convolution(normalised)
+        x = self.embeddings["patch_embeddings"](shallow)
+        hidden = self.encoder(x, record)
+        deep = self.layernorm(hidden[-1]).permute(0, 3, 1, 2)
+        return self.conv_after_body(deep) + shallow, hidden
+
+    def attentions(self, record: list[Tensor]) -> tuple[Tensor, ...]:
+        """Pick from the weights of all layers those of each stage's last."""
+        last = torch.tensor(self.config.depths).cumsum(0) - 1
+        return tuple(record[i] for i in last)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> FeatureOutput | tuple[Any, ...]:
+        """Compute the features of a batch of images.
+
+        Parameters
+        ----------
+        pixel_values : (N, channels, H, W) float32, 0 to 1; any size
+        output_attentions, output_hidden_states : give these fields too
+        return_dict : False for a plain tuple
+
+        Returns
+        -------
+        FeatureOutput
+            `last_hidden_state` (N, C, H, W), and what else was asked for; those
+            belong to the image padded to multiples of the window.
+        """
+        self.check_input(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        padded = pad_to_window(pixel_values, self.config.window_size)
+        record: list[Tensor] | None = [] if output_attentions else None
+        features, hidden = self.features(self.normalise(padded), record)
+        output = FeatureOutput(
+            features[..., :height, :width],
+            tuple(x.flatten(1, 2) for x in hidden) if output_hidden_states else None,
+            None if record is None else self.attentions(record),
+        )
+        return output.to_tuple() if return_dict is False else output
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | PathLike[str], *, config: Swin2SRConfig | None = None
+    ) -> Swin2SRModel:
+        """Read a model and leave its head aside; see the class with the head."""
+        whole = Swin2SRForImageSuperResolution
+        return whole.from_pretrained(name_or_path, config=config).swin2sr
+
+
+class Swin2SRForImageSuperResolution(PretrainedModule):
+    """The whole network: images in, enlarged or restored images out.
+
+    Parameters
+    ----------
+    config : hyper-parameters of the network
+    """
+
+    def __init__(self, config: Swin2SRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.swin2sr = Swin2SRModel(config)
+        self.head_name = "upsample" if config.upsampler else "final_convolution"
+        self.add_module(self.head_name, HEADS[config.upsampler](config))
+        self.initialise()
+
+    @property
+    def head(self) -> nn.Module:
+        """The reconstruction head."""
+        return self.get_submodule(self.head_name)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SuperResolutionOutput | tuple[Any, ...]:
+        """Enlarge a batch of images.
+
+        Parameters
+        ----------
+        pixel_values : (N, channels, H, W) float32, 0 to 1; any size. Sides that are
+            no multiples of the window are padded at the bottom and right, and the
+            result is cropped
+        labels : (N, channels, upscale * H, upscale * W) what the result should be
+        output_attentions, output_hidden_states : give these fields too
+        return_dict : False for a plain tuple
+
+        Returns
+        -------
+        SuperResolutionOutput
+            `reconstruction` (N, channels, upscale * H, upscale * W), about 0 to 1,
+            not clipped; with labels `loss`, the mean absolute difference to them;
+            `auxiliary` from networks that have it.
+        """
+        self.check_input(pixel_values)
+        height, width = pixel_values.shape[-2:]
+        body, upscale = self.swin2sr, self.config.upscale
+        padded = pad_to_window(pixel_values, self.config.window_size)
+        pixels = body.normalise(padded)
+        record: list[Tensor] | None = [] if output_attentions else None
+        features, hidden = body.features(pixels, record)
+        x = body.denormalise(self.head(features, pixels))
+        output = SuperResolutionOutput(
+            reconstruction=x[..., : upscale * height, : upscale * width],
+            hidden_states=tuple(x.flatten(1, 2) for x in hidden)
+            if output_hidden_states
+            else None,
+            attentions=None if record is None else body.attentions(record),
+        )
+        if isinstance(self.head, PixelShuffleAux):
+            auxiliary = body.denormalise(self.head.auxiliary(features))
+            output.auxiliary = auxiliary[..., :height, :width]
+        if labels is not None:
+            output.loss = F.l1_loss(output.reconstruction, labels)
+        return output.to_tuple() if return_dict is False else output
+
+    def upscale_tile(self, x: Tensor) -> Tensor:
+        """Enlarge tiles, and nothing else: the entry for inference.
+
+        Parameters
+        ----------
+        x : (N, channels, H, W) float32, about 0 to 1. One channel for an RGB network
+            means grey: it enters all channels, and their results are averaged
+
+        Returns
+        -------
+        Tensor
+            (N, channels as in x, upscale * H, upscale * W), not clipped.
+        """
+        height, width = x.shape[-2:]
+        body, upscale = self.swin2sr, self.config.upscale
+        grey = x.shape[1] == 1 < self.config.num_channels
+        if grey:
+            x = x.expand(-1, self.config.num_channels, -1, -1)
+        self.check_input(x)
+        pixels = body.normalise(pad_to_window(x, self.config.window_size))
+        features, _ = body.features(pixels)
+        result = body.denormalise(self.head(features, pixels, grey))
+        return result[..., : upscale * height, : upscale * width]
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | PathLike[str], *, config: Swin2SRConfig | None = None
+    ) -> Swin2SRForImageSuperResolution:
+        """Read a model, ready for inference.
+
+        Parameters
+        ----------
+        name_or_path : a model folder, a weights file, or a name (downloaded if needed)
+        config : hyper-parameters, if the file does not come with them
+
+        Raises
+        ------
+        WeightsError
+            If the model cannot be found, downloaded, read or trusted.
+        """
+        from napari_swin2sr.model.checkpoint import load_network
+        from napari_swin2sr.model.zoo import resolve_model
+
+        resolved = resolve_model(str(name_or_path))
+        return load_network(resolved.path, config or resolved.config)
+
+    def save_pretrained(self, folder: str | PathLike[str]) -> Path:
+        """Write `config.json` and `model.safetensors` into a folder; return it."""
+        from napari_swin2sr.model.checkpoint import save_network
+
+        return save_network(self, folder)
