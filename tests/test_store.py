@@ -9,7 +9,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from run_fakes import FailingSink, FakeLazy
 
 from napari_swin2sr import limits, store
 from napari_swin2sr.errors import (
@@ -20,6 +19,7 @@ from napari_swin2sr.errors import (
     TilesFailedError,
     WeightsError,
 )
+from run_fakes import FailingSink, FakeLazy
 
 
 @pytest.fixture(autouse=True)
