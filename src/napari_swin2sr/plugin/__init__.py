@@ -1,0 +1,1 @@
+"""The napari plugin: widget, live layers, placement, samples and writers."""
