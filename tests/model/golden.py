@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from shared import shared_path
 
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
+from shared import shared_path
 
 VARIANTS = (
     *(f"classical_x{u}" for u in (2, 3, 4, 8)),

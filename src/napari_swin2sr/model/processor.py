@@ -119,7 +119,9 @@ class Swin2SRImageProcessor:
         divisor = self.size_divisor if size_divisor is None else size_divisor
         prepared = []
         for image in _listed(images):
-            x = _channels_first(_as_array(image), input_data_format)
+            picture = hasattr(image, "convert")  # PIL: rows, columns, channels
+            layout = "channels_last" if picture else input_data_format
+            x = _channels_first(_as_array(image), layout)
             x = _rescaled(x, factor) if rescale else x.astype(np.float32)
             prepared.append(_padded(x, divisor) if pad else x)
         if return_tensors is None:
@@ -245,7 +247,8 @@ def _channels_first(x: NDArray[Any], data_format: str | None) -> NDArray[Any]:
         )
     elif data_format not in (None, "channels_first"):
         raise OptionError(
-            f"input_data_format={data_format!r} is not 'channels_first' or 'channels_last'"
+            f"input_data_format={data_format!r} is not 'channels_first' or "
+            "'channels_last'"
         )
     if x.shape[0] not in (1, 3) or 0 in x.shape:
         raise InputError(f"shape {x.shape} (channels first) has not 1 or 3 channels")
