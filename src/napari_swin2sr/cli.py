@@ -1,8 +1,8 @@
 """The command line: parse, call one function, show what happens.
 
 No pixel is touched and no default is chosen here: options, their help and their checks
-come from `napari_swin2sr.options`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done
-but some tiles failed, 130 interrupted (128 + the number of the signal).
+come from `napari_swin2sr.options`. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 some
+tiles are missing, 130 interrupted (128 + the number of the signal).
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_swin2sr.console import Report, complain, emit, interruptible
-from napari_swin2sr.errors import Cancelled, InferenceError, OptionError, Swin2SRError
+from napari_swin2sr.console import (
+    Report,
+    complain,
+    emit,
+    interruptible,
+    one_line_messages,
+)
+from napari_swin2sr.errors import Cancelled, OptionError, Swin2SRError, TilesFailedError
 from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_TILES = 0, 1, 2, 3
 EXIT_CODES = (
-    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but some tiles failed, "
+    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 some tiles are missing, "
     "130 interrupted"
 )
 
@@ -39,19 +44,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     The exit code.
     """
     args = build_parser().parse_args(argv)
-    try:
-        code = int(args.run(args))
-        sys.stdout.flush()
-        return code
-    except OptionError as error:
-        return _fail(args, error, EXIT_USAGE)
-    except KeyboardInterrupt as error:
-        return _fail(args, error, 128 + signal.SIGINT)
-    except BrokenPipeError:  # the reader of our output has left: nobody to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except Exception as error:
-        return _fail(args, error, EXIT_FAILURE)
+    with one_line_messages():
+        try:
+            code = int(args.run(args))
+            sys.stdout.flush()
+            return code
+        except OptionError as error:
+            return _fail(args, error, EXIT_USAGE)
+        except KeyboardInterrupt as error:
+            return _fail(args, error, 128 + signal.SIGINT)
+        except BrokenPipeError:  # the reader of our output has left: nobody to tell
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILURE
+        except Exception as error:
+            return _fail(args, error, EXIT_FAILURE)
 
 
 def _fail(args: argparse.Namespace, failure: BaseException, code: int) -> int:
@@ -128,15 +134,6 @@ def parse_range(text: str) -> str | tuple[float, float] | list[tuple[float, floa
     return pairs[0] if len(pairs) == 1 else pairs
 
 
-def parse_part(text: str) -> tuple[int, int]:
-    """Return (i, n) from "I/N", 1 <= I <= N."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    part = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part[0] <= part[1]:
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N")
-    return part
-
-
 _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "str": (str, "TEXT"),
     "str | None": (str, "TEXT"),
@@ -206,9 +203,8 @@ def _add_upscale(commands: Any) -> None:
     )
     group.add_argument(
         "--part",
-        type=parse_part,
         metavar="I/N",
-        help="compute only the I-th of N parts, for array jobs on a cluster",
+        help="compute only part I (from 0) of N, for array jobs on a cluster",
     )
     _add_output_flags(group)
     parser.set_defaults(run=_upscale)
@@ -243,15 +239,15 @@ def _upscale(args: argparse.Namespace) -> int:
             )
         except Cancelled as error:
             return _fail(args, error, 128 + token.signum)
-        except InferenceError as error:
-            return _fail(args, error, EXIT_TILES if report.failed else EXIT_FAILURE)
+        except TilesFailedError as error:
+            return _fail(args, error, EXIT_TILES)
         finally:
             report.close()
     if args.json:
-        emit({"event": "result", "output": target, "tiles_failed": report.failed})
+        emit({"event": "result", "output": target})
     elif not args.quiet:
         print(target)
-    return EXIT_TILES if report.failed else EXIT_OK
+    return EXIT_OK
 
 
 # ------------------------------------------------------------- models, info

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import signal
 import sys
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ class Report:
     """Show the events of a run: a bar on standard error, JSON lines on standard output.
 
     The bar has a rate and the time left, and appears only when standard error is a
-    terminal; failed tiles are reported in any case.
+    terminal. Failed tiles are no business of the bar: `napari_swin2sr.store` logs them.
 
     Parameters
     ----------
@@ -48,8 +50,6 @@ class Report:
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
         self._quiet, self._as_json = quiet, as_json
         self._bar: Any = None
-        self.failed = 0
-        """Tiles that failed so far."""
 
     def __call__(self, event: Any) -> None:
         """Take one event of `napari_swin2sr.store`."""
@@ -58,19 +58,19 @@ class Report:
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
             emit({"event": name} | _plain(event))
         if kind == "RunStarted":
-            self._bar = self._new_bar(event.total, event.done)
+            self._bar = self._new_bar(event.stage, event.total, event.done)
         elif kind == "TileDone" and self._bar is not None:
             self._bar.update()
-        elif kind == "TileFailed":
-            self.failed += 1
-            complain(f"tile {event.index} failed: {event.error}")
+        elif kind == "RunFinished":
+            self.close()
 
-    def _new_bar(self, total: int, done: int) -> Any:
+    def _new_bar(self, stage: str, total: int, done: int) -> Any:
         from tqdm import tqdm
 
         self.close()
         # disable=None: only on a terminal
         return tqdm(
+            desc=stage,
             total=total,
             initial=done,
             unit="tile",
@@ -95,6 +95,28 @@ def complain(message: str) -> None:
         tqdm.write(line, file=sys.stderr)
     else:
         sys.stderr.write(line + "\n")
+
+
+class _LogLines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def one_line_messages() -> Iterator[None]:
+    """Write what the package warns of and logs as single lines, without file names."""
+    logger, handler = logging.getLogger("napari_swin2sr"), _LogLines()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        complain(f"warning: {message}")
+
+    logger.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show  # type: ignore[assignment]
+            yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class Interrupt(threading.Event):

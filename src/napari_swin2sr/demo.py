@@ -117,8 +117,9 @@ def sample() -> Image8:
 def halve(image: Image8) -> Image8:
     """Return the means of 2x2 pixels of an (H, W, 3) uint8 image, as a camera bins."""
     h, w, samples = image.shape
-    blocks = image.reshape(h // 2, 2, w // 2, 2, samples)
-    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+    means = image.reshape(h // 2, 2, w // 2, 2, samples).mean(axis=(1, 3))
+    halved: Image8 = np.rint(means).astype(np.uint8)
+    return halved
 
 
 def compare(image: Image8, truth: Image8) -> Score:
