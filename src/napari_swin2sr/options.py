@@ -111,3 +111,18 @@ def _check_halo(halo: Halo) -> None:
         raise OptionError(
             f"halo={halo!r} is not a number of input pixels >= 0, 'exact' or None"
         )
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse arithmetic that a kind of device should not do.
+
+    Raises
+    ------
+    OptionError
+        For "fp16" on a CPU.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise OptionError(
+            "precision='fp16' is several times slower than float32 on a CPU, and less "
+            "exact; choose 'auto', 'fp32' or 'bf16' there, or device='cuda'"
+        )
