@@ -7,7 +7,8 @@ and the lightweight x2 shape it prints, for one RGB tile, the median time of our
 in each precision, the same for transformers (float32 and bfloat16), their ratios, the
 PSNR and largest difference of each against float32, peak memory, and the share of the
 chip's bfloat16 matrix rate measured in the same run. Without a CUDA device it says so
-and ends with code 2. Needs this package, PyTorch, Triton and, for the peer, transformers.
+and ends with code 2. From a checkout, `PYTHONPATH=src` is enough of an installation:
+it needs PyTorch with Triton, numpy, safetensors and, for the peer, transformers.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.model.fast_gpu import GpuForward, can_fuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHAPES = {
     "classical x4": {
