@@ -166,8 +166,9 @@ def test_halo_default_exact_and_checked():
     ],
     ids=lambda v: "-".join(str(x) for x in v.values()),
 )
-def test_exact_halo_is_the_receptive_field(values, depths):
+def test_exact_halo_is_the_receptive_field(values, depths, monkeypatch):
     """Every input pixel with a gradient lies in it, and some lie near its end."""
+    monkeypatch.setattr("napari_swin2sr.model.heads.NUM_FEATURES", 4)  # fast
     config = Swin2SRConfig(
         **values, embed_dim=4, depths=depths, num_heads=(1,) * len(depths)
     )

@@ -106,6 +106,9 @@ class Swin2SRConfig:
         for name in ("image_size", "patch_size", "depths", "num_heads"):
             if isinstance(given[name], list):
                 object.__setattr__(self, name, tuple(given[name]))
+        for name in ("mlp_ratio", "img_range", "layer_norm_eps"):
+            if type(given[name]) is int:  # transformers insists on float
+                object.__setattr__(self, name, float(given[name]))
         _check_numbers(self)
         _check_stages(self)
         _check_head(self)
