@@ -1,0 +1,37 @@
+"""The one place that chooses how a network is run; every way gives the same pixels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+
+Forward: TypeAlias = Callable[[Tensor], Tensor]
+"""(N, C, H, W) float32 on a device -> (N, C, upscale * H, upscale * W) float32."""
+
+
+def prepare(
+    net: Swin2SRForImageSuperResolution, device: torch.device, precision: str
+) -> Forward:
+    """Return the fastest way to run a network on a device.
+
+    Parameters
+    ----------
+    net : the network, in evaluation mode; not changed, and not needed afterwards
+    device : where the tiles are and the results go
+    precision : "fp32", "bf16" or "fp16": operands of the products inside the
+        transformer. Everything else is float32
+
+    Returns
+    -------
+    Forward
+        Like `net.upscale_tile`, without state: threads may share it.
+    """
+    return copy.deepcopy(net).to(device).eval().requires_grad_(False).upscale_tile
