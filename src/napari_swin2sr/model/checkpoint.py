@@ -205,9 +205,9 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             raise _no_state_dict(path, f"one key is a {type(name).__name__}")
         if not isinstance(value, Tensor):
             raise _no_state_dict(path, f"{name[:80]!r} is a {type(value).__name__}")
-    if content and all(name.startswith("module.") for name in content):
-        content = {name.removeprefix("module."): t for name, t in content.items()}
-    return content
+    parallel = all(name.startswith("module.") for name in content)
+    prefix = "module." if parallel else ""
+    return {name.removeprefix(prefix): t.detach() for name, t in content.items()}
 
 
 def _no_state_dict(path: Path, why: str) -> WeightsError:
@@ -222,7 +222,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], file: WeightsFile) -> None:
         if not plain or tensor.is_quantized:
             raise _no_state_dict(file.path, f"{name[:80]!r} is no ordinary tensor")
         n_bytes = tensor.numel() * tensor.element_size()
-        total += n_bytes
+        total += 0 if is_derived(name) else n_bytes  # those may share their numbers
         if n_bytes > tensor.untyped_storage().nbytes() or total > len(file.data):
             raise WeightsError(
                 file.path,
