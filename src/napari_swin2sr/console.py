@@ -113,7 +113,7 @@ def one_line_messages() -> Iterator[None]:
     logger.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = show  # type: ignore[assignment]
+            warnings.showwarning = show
             yield
     finally:
         logger.removeHandler(handler)

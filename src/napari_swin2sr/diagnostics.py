@@ -65,8 +65,11 @@ def _devices() -> dict[str, str]:
 def _downloads() -> dict[str, str]:
     from huggingface_hub import constants
 
+    from napari_swin2sr.model.zoo import cache_folder
+
     return {
-        "cache": constants.HF_HUB_CACHE,
+        "hub cache": constants.HF_HUB_CACHE,
+        "other files": str(cache_folder()),
         "offline": "yes" if constants.HF_HUB_OFFLINE else "no",
     }
 
