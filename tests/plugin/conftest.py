@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
+import time
 import warnings
 from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.plugin.resample import slices_at, tile_grid
 
 os.environ.setdefault(
     "NAPARI_CONFIG", str(Path(tempfile.mkdtemp(prefix="napari-")) / "settings.yaml")
@@ -20,3 +28,132 @@ with warnings.catch_warnings():
         import qtpy.QtWidgets  # noqa: F401
     except ImportError:
         collect_ignore_glob = ["test_*.py"]
+
+
+class CountingLevel:
+    """A `Level` that repeats pixels, counts its calls, and can wait or fail."""
+
+    def __init__(self, source, *, upscale=2, tile=16, samples=None):
+        axes = [axis for axis in range(source.ndim) if axis != samples][-2:]
+        self.source, self.axes, self.upscale = source, axes, upscale
+        self.shape = tuple(
+            n * upscale if axis in axes else n for axis, n in enumerate(source.shape)
+        )
+        self.dtype = np.dtype(source.dtype)
+        self.chunks = tile_grid(self.shape, dict.fromkeys(axes, tile), samples)
+        self.calls = []
+        self.seconds = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.error = None
+
+    def expected(self):
+        out = self.source
+        for axis in self.axes:
+            out = out.repeat(self.upscale, axis)
+        return out
+
+    def block_at(self, index):
+        self.calls.append(index)
+        if self.seconds:
+            time.sleep(self.seconds)
+        self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        where = slices_at(self.chunks, index)
+        block = self.source[
+            tuple(
+                slice(part.start // self.upscale, part.stop // self.upscale)
+                if axis in self.axes
+                else part
+                for axis, part in enumerate(where)
+            )
+        ]
+        for axis in self.axes:
+            block = np.repeat(np.asarray(block), self.upscale, axis)
+        return block
+
+
+@pytest.fixture
+def counting_level():
+    """Give the class of fake super-resolved levels."""
+    return CountingLevel
+
+
+@pytest.fixture
+def wait_until():
+    """Give a function that waits for a condition, turning the event loop if any."""
+
+    def wait(condition, timeout=30.0):
+        from qtpy.QtWidgets import QApplication
+
+        end = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < end, "it never happened"
+            if QApplication.instance() is not None:
+                QApplication.processEvents()
+            time.sleep(0.005)
+
+    return wait
+
+
+class FakeHandle:
+    """A model by reference that has no weights."""
+
+    name, sha256, device, precision = "fake", "0" * 64, "cpu", "auto"
+
+    def __init__(self, upscale=2):
+        self.upscale, self.window_size = upscale, 8
+        self.config = Swin2SRConfig(upscale=upscale)
+
+
+@pytest.fixture
+def fake_model(monkeypatch):
+    """Let live layers repeat pixels; give the levels that they made, and a handle."""
+    from napari_swin2sr.plugin import live
+
+    made = []
+
+    def lazy(image, options, pyramid, source):
+        level = CountingLevel(
+            image.data,
+            upscale=handle.upscale,
+            tile=handle.upscale * options.tile,
+            samples=source.layout.s,
+        )
+        level.seconds, level.error = handle.seconds, handle.error
+        made.append(level)
+        return level
+
+    handle = FakeHandle()
+    handle.made = made
+    handle.seconds, handle.error = 0.0, None
+    monkeypatch.setattr(live, "_lazy", lazy)
+    yield handle
+    for controller in live.live_layers():
+        controller.close()
+
+
+@pytest.fixture
+def n_calls(fake_model):
+    """Give a function that counts the calls of the fake model."""
+    return lambda: sum(len(level.calls) for level in fake_model.made)
+
+
+@pytest.fixture
+def settle(wait_until):
+    """Give a function that turns the event loop until all live layers are filled."""
+
+    def wait():
+        from qtpy.QtWidgets import QApplication
+
+        from napari_swin2sr.plugin.live import live_layers
+
+        for _ in range(3):  # a refresh may ask for more
+            end = time.monotonic() + 0.15
+            while time.monotonic() < end:
+                QApplication.processEvents()
+                time.sleep(0.005)
+            wait_until(lambda: all(one.pyramid.idle for one in live_layers()))
+
+    return wait

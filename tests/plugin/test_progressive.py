@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -15,41 +14,21 @@ from napari_swin2sr.plugin.resample import (
     SourceTiles,
     slices_at,
     stretch,
-    tile_grid,
 )
 from napari_swin2sr.plugin.tiles import Filler, TileCache
 
 TILE = 16
 
 
-class Nearest:
-    """A `Level` that repeats pixels, counts its calls, and can wait or fail."""
+@pytest.fixture
+def progressive(counting_level):
+    def make(source, filler, *, samples=None, cache=None, **keywords):
+        level = counting_level(source, tile=TILE, samples=samples)
+        cache = cache or TileCache(2**24)
+        array = ProgressiveArray(level, cache, filler, coarser=source, **keywords)
+        return array, level
 
-    def __init__(self, source, tile=TILE, samples=None):
-        axes = [axis for axis in range(source.ndim) if axis != samples][-2:]
-        self.source, self.axes = source, axes
-        self.shape = tuple(
-            n * 2 if a in axes else n for a, n in enumerate(source.shape)
-        )
-        self.dtype = source.dtype
-        self.chunks = tile_grid(self.shape, dict.fromkeys(axes, tile), samples)
-        self.calls = []
-        self.gate = threading.Event()
-        self.gate.set()
-        self.error = None
-
-    def expected(self):
-        out = self.source
-        for axis in self.axes:
-            out = out.repeat(2, axis)
-        return out
-
-    def block_at(self, index):
-        self.calls.append(index)
-        self.gate.wait(20)
-        if self.error is not None:
-            raise self.error
-        return self.expected()[slices_at(self.chunks, index)]
+    return make
 
 
 @pytest.fixture
@@ -63,15 +42,7 @@ def image(*shape, dtype=np.uint16):
     return np.random.default_rng(0).integers(0, 200, shape).astype(dtype)
 
 
-def progressive(source, filler, **keywords):
-    level = Nearest(
-        source, **{k: keywords.pop(k) for k in ("samples",) if k in keywords}
-    )
-    cache = keywords.pop("cache", TileCache(2**24))
-    return ProgressiveArray(level, cache, filler, coarser=source, **keywords), level
-
-
-def test_nothing_is_computed_until_pixels_are_asked_for(filler):
+def test_nothing_is_computed_until_pixels_are_asked_for(filler, progressive):
     array, level = progressive(image(64, 64), filler)
     assert (array.shape, array.ndim, array.size) == ((128, 128), 2, 128 * 128)
     assert array[3:50].shape == (47, 128)
@@ -80,7 +51,9 @@ def test_nothing_is_computed_until_pixels_are_asked_for(filler):
     assert filler.idle
 
 
-def test_first_interpolated_then_exact_pixels_of_the_visible_tiles_only(filler):
+def test_first_interpolated_then_exact_pixels_of_the_visible_tiles_only(
+    filler, progressive
+):
     array, level = progressive(image(64, 64), filler)
     view = array[0:40, 20:40]
     first = np.asarray(view)
@@ -91,7 +64,7 @@ def test_first_interpolated_then_exact_pixels_of_the_visible_tiles_only(filler):
     assert sorted(level.calls) == [(i, j) for i in range(3) for j in (1, 2)]
 
 
-def test_asking_again_computes_nothing(filler):
+def test_asking_again_computes_nothing(filler, progressive):
     array, level = progressive(image(64, 64), filler)
     np.asarray(array[:64, :64])
     filler.join(20)
@@ -102,7 +75,7 @@ def test_asking_again_computes_nothing(filler):
     assert len(level.calls) == count == 16
 
 
-def test_tiles_near_the_centre_come_first(filler):
+def test_tiles_near_the_centre_come_first(filler, progressive):
     array, level = progressive(image(64, 64), filler)
     np.asarray(array[:80, :80])
     filler.join(20)
@@ -110,7 +83,9 @@ def test_tiles_near_the_centre_come_first(filler):
     assert set(level.calls[-4:]) == {(0, 0), (0, 4), (4, 0), (4, 4)}
 
 
-def test_what_was_panned_away_before_it_started_is_dropped(filler):
+def test_what_was_panned_away_before_it_started_is_dropped(
+    filler, progressive, wait_until
+):
     array, level = progressive(image(64, 64), filler)
     level.gate.clear()
     np.asarray(array[:64, :64])
@@ -122,7 +97,7 @@ def test_what_was_panned_away_before_it_started_is_dropped(filler):
     assert set(level.calls[1:]) == {(6, 6), (6, 7), (7, 6), (7, 7)}
 
 
-def test_a_tile_at_work_is_not_wanted_twice(filler):
+def test_a_tile_at_work_is_not_wanted_twice(filler, progressive, wait_until):
     array, level = progressive(image(16, 16), filler)
     level.gate.clear()
     np.asarray(array[:16, :16])
@@ -133,7 +108,7 @@ def test_a_tile_at_work_is_not_wanted_twice(filler):
     assert level.calls == [(0, 0)]
 
 
-def test_the_thread_lives_only_while_there_is_work(filler):
+def test_the_thread_lives_only_while_there_is_work(filler, progressive, wait_until):
     before = threading.active_count()
     array, _ = progressive(image(64, 64), filler)
     np.asarray(array)
@@ -141,7 +116,7 @@ def test_the_thread_lives_only_while_there_is_work(filler):
     wait_until(lambda: threading.active_count() == before)
 
 
-def test_a_closed_filler_takes_nothing_more(filler):
+def test_a_closed_filler_takes_nothing_more(filler, progressive, wait_until):
     array, level = progressive(image(64, 64), filler)
     level.gate.clear()
     np.asarray(array)
@@ -154,7 +129,7 @@ def test_a_closed_filler_takes_nothing_more(filler):
     assert filler.idle
 
 
-def test_an_error_is_reported_once_and_leaves_interpolated_pixels(filler):
+def test_an_error_is_reported_once_and_leaves_interpolated_pixels(filler, progressive):
     errors = []
     array, level = progressive(image(64, 64), filler, failed=errors.append)
     level.error = RuntimeError("CUDA out of memory")
@@ -166,8 +141,8 @@ def test_an_error_is_reported_once_and_leaves_interpolated_pixels(filler):
     assert len(level.calls) == 3, "after three failures in a row nothing more is tried"
 
 
-def test_one_bad_tile_does_not_stop_the_others(filler):
-    class OneBad(Nearest):
+def test_one_bad_tile_does_not_stop_the_others(filler, counting_level):
+    class OneBad(counting_level):
         def block_at(self, index):
             if index == (1, 1):
                 self.calls.append(index)
@@ -175,7 +150,7 @@ def test_one_bad_tile_does_not_stop_the_others(filler):
             return super().block_at(index)
 
     errors = []
-    level = OneBad(image(32, 32))
+    level = OneBad(image(32, 32), tile=TILE)
     array = ProgressiveArray(level, TileCache(2**24), filler, failed=errors.append)
     for _ in range(3):
         out = np.asarray(array)
@@ -185,7 +160,9 @@ def test_one_bad_tile_does_not_stop_the_others(filler):
     np.testing.assert_array_equal(out[32:], level.expected()[32:])
 
 
-def test_the_cache_is_bounded_and_visible_tiles_never_push_each_other_out(filler):
+def test_the_cache_is_bounded_and_visible_tiles_never_push_each_other_out(
+    filler, progressive
+):
     room = 6 * TILE * TILE * 2
     cache = TileCache(room)
     array, level = progressive(image(64, 64), filler, cache=cache)
@@ -196,7 +173,7 @@ def test_the_cache_is_bounded_and_visible_tiles_never_push_each_other_out(filler
     assert len(level.calls) == 3, "half the cache, then no more of this view"
 
 
-def test_forgetting_an_array_frees_its_tiles_only(filler):
+def test_forgetting_an_array_frees_its_tiles_only(filler, progressive):
     cache = TileCache(2**24)
     one, _ = progressive(image(16, 16), filler, cache=cache)
     two, _ = progressive(image(16, 16), filler, cache=cache)
@@ -219,7 +196,7 @@ def test_forgetting_an_array_frees_its_tiles_only(filler):
         (slice(5, 5), slice(None)),
     ],
 )
-def test_a_view_indexes_like_numpy(filler, key):
+def test_a_view_indexes_like_numpy(filler, key, progressive):
     array, level = progressive(image(64, 64), filler)
     np.asarray(array)
     filler.join(20)
@@ -229,7 +206,7 @@ def test_a_view_indexes_like_numpy(filler, key):
     np.testing.assert_array_equal(np.asarray(view), expected)
 
 
-def test_views_of_views_read_only_what_the_last_one_selects(filler):
+def test_views_of_views_read_only_what_the_last_one_selects(filler, progressive):
     source = image(4, 3, 32, 32)
     array, level = progressive(source, filler)
     view = array[:, :, 10:40, 0:20][2, 1]
@@ -240,14 +217,14 @@ def test_views_of_views_read_only_what_the_last_one_selects(filler):
     np.testing.assert_array_equal(np.asarray(view), level.expected()[2, 1, 10:40, 0:20])
 
 
-def test_rgb_samples_stay_together(filler):
+def test_rgb_samples_stay_together(filler, progressive):
     array, level = progressive(image(32, 32, 3, dtype=np.uint8), filler, samples=2)
     np.asarray(array[:10, :10])
     filler.join(20)
     assert level.calls == [(0, 0, 0)]
 
 
-def test_fancy_indices_and_giants_are_refused_with_advice(filler):
+def test_fancy_indices_and_giants_are_refused_with_advice(filler, progressive):
     array, _ = progressive(image(16, 16), filler)
     with pytest.raises(IndexError, match="integers and slices"):
         array[[1, 2]]
@@ -259,7 +236,7 @@ def test_fancy_indices_and_giants_are_refused_with_advice(filler):
         np.asarray(array)
 
 
-def test_exact_pixels_can_be_had_at_once(filler):
+def test_exact_pixels_can_be_had_at_once(filler, progressive):
     array, level = progressive(image(40, 40), filler)
     np.testing.assert_array_equal(
         array.exact(((3, 70), (20, 21))), level.expected()[3:70, 20:21]
@@ -267,8 +244,8 @@ def test_exact_pixels_can_be_had_at_once(filler):
     assert filler.idle
 
 
-def test_a_buffer_is_filled_in_place(filler):
-    level = Nearest(image(32, 32))
+def test_a_buffer_is_filled_in_place(filler, counting_level):
+    level = counting_level(image(32, 32), tile=TILE)
     buffer = np.zeros(level.shape, level.dtype)
     array = ProgressiveArray(level, TileCache(2**20), filler, buffer=buffer)
     once = np.asarray(array)
@@ -280,7 +257,7 @@ def test_a_buffer_is_filled_in_place(filler):
     assert len(level.calls) == 16
 
 
-def test_missing_tiles_of_a_missing_level_come_from_the_next(filler):
+def test_missing_tiles_of_a_missing_level_come_from_the_next(filler, counting_level):
     source = image(64, 64)
     coarse = np.full((32, 32), 777, np.uint16)
     middle = ProgressiveArray(
@@ -290,7 +267,7 @@ def test_missing_tiles_of_a_missing_level_come_from_the_next(filler):
         coarser=coarse,
         number=1,
     )
-    level = Nearest(source)
+    level = counting_level(source, tile=TILE)
     level.gate.clear()
     fine = ProgressiveArray(
         level, TileCache(2**24), reader := Filler("fine"), coarser=middle
@@ -341,15 +318,10 @@ def test_interpolation_matches_scipy(ratio):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-def test_interpolation_of_a_part_equals_the_part_of_the_interpolation(filler):
+def test_interpolation_of_a_part_equals_the_part_of_the_interpolation(
+    filler, progressive
+):
     array, _ = progressive(image(64, 64), filler)
     filler.close()
     whole = np.asarray(array)
     np.testing.assert_array_equal(np.asarray(array[17:90, 33:64]), whole[17:90, 33:64])
-
-
-def wait_until(condition, timeout=20):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.005)
