@@ -17,6 +17,7 @@ INSTALL := $(PIP) install --quiet --constraint constraints.txt
 ON_LINUX := $(filter Linux,$(shell uname -s))
 # Qt needs a screen; on Linux a virtual one, so that no window disturbs anybody.
 DISPLAY_RUN := $(if $(ON_LINUX),xvfb-run --auto-servernum --server-args="-screen 0 1920x1080x24",)
+export NO_MKDOCS_2_WARNING := 1
 DISPLAY_PACKAGES := xvfb xauth libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libopengl0 \
   libglib2.0-0 libfontconfig1 libfreetype6 libdbus-1-3 libx11-6 libx11-xcb1 \
   libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 \
