@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import json
 import logging
@@ -10,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_swin2sr import cli, console
+import napari_swin2sr
+from napari_swin2sr import cli, console, files
 from napari_swin2sr.errors import Cancelled, InputError, TilesFailedError
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.store import RunFinished, RunStarted, TileDone, TileFailed
@@ -43,9 +44,7 @@ def calls(monkeypatch):
         recorded.behave(**kwargs)
         return Path(target)
 
-    fake = types.ModuleType("napari_swin2sr.upscale")
-    fake.upscale_file = upscale_file
-    monkeypatch.setitem(sys.modules, "napari_swin2sr.upscale", fake)
+    monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
     return recorded
 
 
@@ -82,8 +81,16 @@ def test_without_flags_every_option_keeps_its_default(calls):
     (call,) = calls
     options = {name: call[name] for name in FIELDS}
     assert UpscaleOptions(**options) == UpscaleOptions()
-    assert (call["source"], call["target"]) == ("in.png", Path("out.png"))
-    assert (call["resume"], call["overwrite"], call["part"]) == (True, False, None)
+    assert (call["source"], call["target"]) == ("in.png", "out.png")
+
+
+def test_command_line_and_function_have_the_same_knobs_and_defaults(calls):
+    cli.main(["upscale", "in.png", "out.png"])
+    knobs = inspect.signature(files.upscale_file).parameters
+    by_hand = {"executor", "progress", "cancel"}
+    assert calls[0].keys() == knobs.keys() - {"executor"}
+    for name in calls[0].keys() - by_hand - {"source", "target"}:
+        assert calls[0][name] == knobs[name].default, name
 
 
 @pytest.mark.parametrize(
@@ -109,6 +116,13 @@ def test_without_flags_every_option_keeps_its_default(calls):
         ("--no-resume", "resume", False),
         ("--overwrite", "overwrite", True),
         ("--part 0/16", "part", "0/16"),
+        ("--workers 2", "workers", 2),
+        ("--verify", "verify", True),
+        ("--series 1", "series", 1),
+        ("--level 2", "level", 2),
+        ("--ome-version 0.4", "ome_version", "0.4"),
+        ("--cog", "cog", True),
+        ("--no-check-space", "check_space", False),
     ],
 )
 def test_flag_reaches_the_function(calls, flags, name, value):

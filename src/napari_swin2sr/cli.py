@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.console import (
@@ -191,10 +190,36 @@ def _add_upscale(commands: Any) -> None:
         "target", metavar="OUT", help="result; its suffix is the format"
     )
     add_options(parser)
-    group = parser.add_argument_group("how to run")
+    _add_file_flags(parser.add_argument_group("files"))
+    _add_run_flags(parser.add_argument_group("how to run"))
+    parser.set_defaults(run=_upscale)
+
+
+def _add_file_flags(group: Any) -> None:
+    group.add_argument(
+        "--series", type=int, default=0, metavar="N", help="which image of IN [0]"
+    )
+    group.add_argument(
+        "--level", type=int, default=0, metavar="N", help="level of its pyramid [0]"
+    )
+    group.add_argument(
+        "--ome-version", default="0.5", metavar="0.5|0.4", help="of OME-Zarr [0.5]"
+    )
+    group.add_argument(
+        "--cog", action="store_true", help="write a Cloud Optimized GeoTIFF"
+    )
     group.add_argument(
         "--overwrite", action="store_true", help="replace OUT if it exists"
     )
+    group.add_argument(
+        "--check-space",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="refuse to begin when the disk has no room for OUT",
+    )
+
+
+def _add_run_flags(group: Any) -> None:
     group.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -202,12 +227,32 @@ def _add_upscale(commands: Any) -> None:
         help="go on where an interrupted run of the same job stopped",
     )
     group.add_argument(
+        "--verify",
+        action="store_true",
+        help="check every finished tile and make damaged ones again",
+    )
+    group.add_argument(
         "--part",
         metavar="I/N",
         help="compute only part I (from 0) of N, for array jobs on a cluster",
     )
+    group.add_argument("--workers", type=int, metavar="N", help="tiles in work at once")
     _add_output_flags(group)
-    parser.set_defaults(run=_upscale)
+
+
+_FILE_AND_RUN = (
+    "series",
+    "level",
+    "ome_version",
+    "cog",
+    "overwrite",
+    "check_space",
+    "resume",
+    "verify",
+    "part",
+    "workers",
+)
+"""Arguments of `upscale_file` that are no options of the result."""
 
 
 def _add_output_flags(group: Any, *, bar: bool = True) -> None:
@@ -222,20 +267,14 @@ def _add_output_flags(group: Any, *, bar: bool = True) -> None:
 
 def _upscale(args: argparse.Namespace) -> int:
     options = chosen(args)
+    options |= {name: getattr(args, name) for name in _FILE_AND_RUN}
     report = Report(quiet=args.quiet, as_json=args.json)
     with interruptible() as token:
         try:
-            from napari_swin2sr.upscale import upscale_file
+            from napari_swin2sr import upscale_file
 
             target = upscale_file(
-                args.source,
-                Path(args.target),
-                resume=args.resume,
-                overwrite=args.overwrite,
-                part=args.part,
-                progress=report,
-                cancel=token,
-                **options,
+                args.source, args.target, progress=report, cancel=token, **options
             )
         except Cancelled as error:
             return _fail(args, error, 128 + token.signum)

@@ -69,7 +69,7 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
     import tifffile
     from PIL import Image
 
-    from napari_swin2sr.upscale import upscale_file
+    from napari_swin2sr import upscale_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
