@@ -21,6 +21,7 @@ import tifffile
 import napari_swin2sr
 from napari_swin2sr import cli, console, files
 from napari_swin2sr.errors import Cancelled, InputError, TilesFailedError
+from napari_swin2sr.model import zoo
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.store import RunFinished, RunStarted, TileDone, TileFailed
 
@@ -31,13 +32,18 @@ FIELDS = [field.name for field in dataclasses.fields(UpscaleOptions)]
 def calls(monkeypatch):
     """Replace `upscale_file`; the list holds the keyword arguments of each call.
 
-    A test may set `calls.behave` to a function of the keyword arguments.
+    A test may set `calls.behave` to a function of the keyword arguments. `models` are
+    the models fetched before, each with what is told of the progress.
     """
 
     class Calls(list):
         behave = staticmethod(lambda **_: None)
 
     recorded = Calls()
+    recorded.models = []
+
+    def resolve_model(name, *, progress=None):
+        recorded.models.append((name, progress))
 
     def upscale_file(source, target, **kwargs):
         recorded.append({"source": source, "target": target} | kwargs)
@@ -45,7 +51,21 @@ def calls(monkeypatch):
         return Path(target)
 
     monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
+    monkeypatch.setattr(zoo, "resolve_model", resolve_model)
     return recorded
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_model_is_fetched_first_and_silently_if_asked(calls, quiet):
+    def behave(**_):
+        assert len(calls.models) == 1
+
+    calls.behave = behave
+    flags = ["--quiet"] if quiet else []
+    cli.main(["upscale", "in.png", "out.png", "--model", "classical-x2", *flags])
+    ((name, progress),) = calls.models
+    assert name == "classical-x2"
+    assert (progress is not None) == quiet
 
 
 def fails_with(error):

@@ -269,6 +269,7 @@ def _upscale(args: argparse.Namespace) -> int:
     options = chosen(args)
     options |= {name: getattr(args, name) for name in _FILE_AND_RUN}
     report = Report(quiet=args.quiet, as_json=args.json)
+    _fetch_model(options["model"], quiet=args.quiet)
     with interruptible() as token:
         try:
             from napari_swin2sr import upscale_file
@@ -287,6 +288,13 @@ def _upscale(args: argparse.Namespace) -> int:
     elif not args.quiet:
         print(target)
     return EXIT_OK
+
+
+def _fetch_model(name: str, *, quiet: bool) -> None:
+    """Download a model while Ctrl-C still ends the program at once."""
+    from napari_swin2sr.model.zoo import resolve_model
+
+    resolve_model(name, progress=(lambda *_: None) if quiet else None)
 
 
 # ------------------------------------------------------------- models, info
