@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_swin2sr import errors
+    from napari_swin2sr.files import upscale_file
     from napari_swin2sr.model.upscaler import load_model
     from napari_swin2sr.model.zoo import list_models
     from napari_swin2sr.options import UpscaleOptions
-    from napari_swin2sr.upscale import apply, upscale_file
+    from napari_swin2sr.upscale import apply
 
     __version__: str
 
@@ -33,7 +34,7 @@ _HOMES = {
     "errors": "errors",
     "list_models": "model.zoo",
     "load_model": "model.upscaler",
-    "upscale_file": "upscale",
+    "upscale_file": "files",
 }
 
 

@@ -111,11 +111,13 @@ class RunStarted:
     total : tiles of this run, or of this part of it
     done : tiles that an earlier run has finished
     stage : what is made: "tiles", "pyramid", "export" or "check"
+    expected_seconds : duration by an estimate made before, or None
     """
 
     total: int
     done: int
     stage: str = "tiles"
+    expected_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,9 @@ def run(
     executor: Executor | None = None,
     part: tuple[int, int] | None = None,
     retries: int = 2,
+    give_up_after: int = MAX_FAILURES_IN_A_ROW,
     stage: str = "tiles",
+    expected_seconds: float | None = None,
 ) -> RunFinished:
     """Compute every block of `lazy` and write it with ``sink[slices] = block``.
 
@@ -216,7 +220,9 @@ def run(
         with processes `lazy` and `sink` are pickled per tile, so keep them small
     part : (i, n), i from 0: only every n-th tile, starting with the i-th
     retries : further attempts at a failed tile
+    give_up_after : tiles failing one after the other that end the run
     stage : name of the work, copied into the events
+    expected_seconds : what an estimate says, copied into the first event
 
     Returns
     -------
@@ -237,7 +243,8 @@ def run(
     own = _own_blocks(lazy.grid, part)
     todo = [index for index in own if is_done is None or not is_done(index)]
     work = _Run(lazy, sink, progress, cancel, stage, len(own), len(own) - len(todo))
-    work.report(RunStarted(work.total, work.done, stage))
+    work.give_up_after = give_up_after
+    work.report(RunStarted(work.total, work.done, stage, expected_seconds))
     try:
         with _pool(executor, workers, len(todo)) as (pool, window):
             for attempt in range(1, retries + 2):
@@ -281,7 +288,7 @@ class _Run:
         self.stage, self.total, self.done = stage, total, done
         self.failed: dict[Index, BaseException] = {}
         self.attempt, self.last_attempt = 1, False
-        self.in_a_row = 0
+        self.in_a_row, self.give_up_after = 0, MAX_FAILURES_IN_A_ROW
         self.started = time.monotonic()
         self.finish_times: deque[float] = deque([self.started], maxlen=33)
 
@@ -355,7 +362,7 @@ class _Run:
         fatal = _strikes_every_tile(error)
         self.failed[index] = error
         self.in_a_row += 1
-        hopeless = self.in_a_row >= MAX_FAILURES_IN_A_ROW
+        hopeless = self.in_a_row >= self.give_up_after
         final = fatal or hopeless or self.last_attempt
         logger.warning("tile %s failed (attempt %d): %r", index, self.attempt, error)
         self.report(TileFailed(index, error, self.attempt, final, self.stage))

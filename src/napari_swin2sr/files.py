@@ -1,0 +1,390 @@
+"""`upscale_file`: from a file of any size to a file, resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_swin2sr import limits
+from napari_swin2sr.errors import Cancelled, OptionError, OutputError
+from napari_swin2sr.export import export
+from napari_swin2sr.io import open_image
+from napari_swin2sr.io.blocks import block_means, level_shapes
+from napari_swin2sr.io.formats import (
+    Kind,
+    check_place,
+    is_url,
+    kind_of_target,
+    local_path,
+)
+from napari_swin2sr.io.ome_zarr import ZARR_FORMAT, ome_attributes
+from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.resume import finishing, locked
+from napari_swin2sr.store import (
+    DEFAULT_WORKERS,
+    CancelToken,
+    Progress,
+    RunFinished,
+    RunStarted,
+    check_part,
+    run,
+)
+from napari_swin2sr.tile_job import (
+    Running,
+    TileJob,
+    damaged_tiles,
+    discard,
+    existing_store,
+)
+from napari_swin2sr.upscale import as_image
+from napari_swin2sr.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Executor
+
+    from napari_swin2sr.io.tile_store import TileStore
+    from napari_swin2sr.options import Halo, RangeSpec
+
+logger = logging.getLogger(__name__)
+
+_PYRAMID_SHARE = 4 / 3
+
+
+def upscale_file(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    model: str | os.PathLike[str] = "default",
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    part: tuple[int, int] | str | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    verify: bool = False,
+    series: int = 0,
+    level: int = 0,
+    ome_version: str = "0.5",
+    cog: bool = False,
+    check_space: bool = True,
+    axes: str | None = None,
+    rgb: bool | None = None,
+    value_range: RangeSpec = None,
+    nodata: float | None = None,
+    tile: int | None = None,
+    halo: Halo = None,
+    device: str = "auto",
+    precision: str = "auto",
+    dtype: str | None = None,
+) -> Path | str:
+    """Super-resolve an image file into another one; any size, any interruption.
+
+    Tiles are written as soon as they are computed, into the target itself (OME-Zarr)
+    or into a store beside it (``NAME.unfinished.zarr``), from which TIFF, PNG and JPEG
+    are made at the end. A run that was cancelled, killed or cut off by a power failure
+    goes on where it stopped when it is started again. Nothing unfinished looks like a
+    result: a file appears when it is whole, and an OME-Zarr folder becomes an image
+    when its last tile is there.
+
+    Parameters
+    ----------
+    source : image file, folder or URL: see `open_image`
+    target : result; the suffix is the format: .ome.zarr, .zarr (also at URLs),
+        .ome.tif, .tif (GeoTIFF if the source is georeferenced), .png, .jpg
+    model : a name of `list_models()`, a folder or a weight file
+    resume : go on with an unfinished result of the same job; False starts anew
+    overwrite : replace a finished target, at the moment when the new one is whole
+    part : (i, n) or "i/n", i from 0: compute every n-th tile only, for n jobs of a
+        cluster; the job that finishes last completes the file
+    executor : any `concurrent.futures` executor to compute the tiles
+    workers : tiles in work at once [4]
+    progress : called with each event of `napari_swin2sr.store`
+    cancel : when set, the run ends after the tiles in work
+    verify : decode every finished tile and compare checksums; make damaged ones again
+    series, level : which image, and which level of its pyramid, of the source
+    ome_version : "0.5" or "0.4", for OME-Zarr
+    cog : write a Cloud Optimized GeoTIFF (extra `geo`)
+    check_space : refuse to begin when the disk has no room for the result
+    axes, rgb, value_range, nodata, tile, halo, device, precision, dtype :
+        as for `apply`
+
+    Returns
+    -------
+    the target, as a path (or the URL as given)
+
+    Raises
+    ------
+    FileError, InputError
+        If the source cannot be read, is cut off, or is no image.
+    OutputError
+        If the target cannot or must not be written; before the first tile wherever
+        that can be known.
+    OptionError, WeightsError, MemoryLimitError
+        As for `apply`.
+    TilesFailedError
+        If some tiles could not be computed; the others are kept.
+    Cancelled
+        If `cancel` was set.
+    """
+    options = UpscaleOptions(
+        model=os.fspath(model),
+        axes=axes,
+        rgb=rgb,
+        value_range=value_range,
+        nodata=nodata,
+        tile=tile,
+        halo=halo,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+    )
+    if ome_version not in ZARR_FORMAT:
+        raise OptionError(f"ome_version={ome_version!r} is neither '0.5' nor '0.4'")
+    own_part = check_part(part)
+    if own_part is not None and not resume:
+        raise OptionError("part and resume=False: a part must not delete the others")
+    kind = kind_of_target(target)
+    check_place(source, target)
+    how = Running(
+        progress=progress,
+        cancel=cancel,
+        workers=workers,
+        executor=executor,
+        part=own_part,
+    )
+    image = as_image(
+        open_image(source, series=series, level=level, axes=axes, rgb=rgb), options
+    )
+    work = Work.plan(source, target, kind, image, options, ome_version, cog)
+    with _alone(work.target, own_part) as is_alone:
+        if work.is_done_already(overwrite):
+            if verify and isinstance(work.target, Path) and kind is Kind.ZARR:
+                _redo_damaged(work, how)
+            else:
+                _report_done(work, how)
+            return work.target
+        if is_alone and isinstance(work.target, Path):
+            work.tidy_up()
+        if work.fits_in_memory and executor is None and own_part is None:
+            _run_in_memory(work, how)
+        else:
+            _run_in_store(work, how, resume, overwrite, verify, check_space)
+    return work.target
+
+
+def verify_file(
+    target: str | os.PathLike[str],
+    *,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[int, list[tuple[int, ...]]]:
+    """Decode every tile of an OME-Zarr result and compare the checksums.
+
+    Parameters
+    ----------
+    target : a finished or unfinished result of `upscale_file`
+    progress, cancel : as for `upscale_file`, stage "check"
+
+    Returns
+    -------
+    number of the level -> tiles that are missing or damaged; {} if all is well
+
+    Raises
+    ------
+    OutputError
+        If there is no such result.
+    """
+    place = str(target) if is_url(target) else local_path(target)
+    store = existing_store(place)
+    if store is None or not store.record:
+        raise OutputError(f"{target}: no OME-Zarr result of this program")
+    how = Running(progress=progress, cancel=cancel)
+    bad = {}
+    for number in range(store.n_levels):
+        array = store.level(number)
+        unit = array.shards or array.chunks
+        grid = [-(-n // u) for n, u in zip(array.shape, unit, strict=True)]
+        there = set(store.finished(number))
+        wrong = damaged_tiles(store, number, sorted(there), how)
+        wrong |= set(np.ndindex(*grid)) - there
+        if wrong:
+            bad[number] = sorted(wrong)
+    return bad
+
+
+# -- small results --------------------------------------------------------------------
+
+
+def _run_in_memory(work: Work, how: Running) -> None:
+    """Compute a small result as a NumPy array and write the file."""
+    assert isinstance(work.target, Path)
+    pixels = np.empty(work.lazy.shape, work.lazy.dtype)
+    try:
+        run(
+            work.lazy,
+            pixels,
+            progress=how.progress,
+            cancel=how.cancel,
+            workers=how.workers,
+        )
+        _export(work, pixels, _levels_in_memory(work, pixels), how)
+    except Cancelled as error:
+        raise Cancelled(f"{error}; nothing was written") from error
+
+
+def _levels_in_memory(work: Work, pixels: Any) -> list[Any]:
+    levels = []
+    if work.kind is Kind.TIFF:
+        for _ in level_shapes(pixels.shape, work.lazy.axes)[1:]:
+            pixels = block_means(pixels, work.lazy.axes, work.lazy.nodata)
+            levels.append(pixels)
+    return levels
+
+
+def _export(work: Work, pixels: Any, levels: list[Any], how: Running) -> None:
+    assert isinstance(work.target, Path)
+    work.warn_if_source_changed()
+    export(
+        dataclasses.replace(work.result, data=pixels),
+        levels,
+        work.target,
+        cog=work.cog,
+        software=work.software,
+        progress=how.progress,
+        cancel=how.cancel,
+    )
+
+
+# -- large results --------------------------------------------------------------------
+
+
+def _run_in_store(
+    work: Work,
+    how: Running,
+    resume: bool,
+    overwrite: bool,
+    verify: bool,
+    check_space: bool,
+) -> None:
+    """Compute into a tile store, and complete the target when no tile is missing."""
+    job = work.job()
+    old = existing_store(job.place)
+    if old is not None and (not resume or (overwrite and job.changed_since(old))):
+        if how.part is not None:
+            job.check_same(old)
+        discard(job.place)
+    store = job.open()
+    _check_limits(work, job, store, how, check_space)
+    if how.part is None:
+        store.clean()
+    try:
+        job.run_tiles(store, how, verify=verify)
+        if how.part is None:
+            _complete(work, job, store, how, verify)
+        elif job.has_all_tiles(store):
+            _complete_as_one_of_many(work, job, how)
+    except Cancelled as error:
+        raise Cancelled(
+            f"{error} and kept in {job.place}; the same command goes on from there"
+        ) from error
+
+
+def _complete_as_one_of_many(work: Work, job: TileJob, how: Running) -> None:
+    """Complete the target after the last tile, unless another part is at it."""
+    with (
+        finishing(work.target)
+        if isinstance(work.target, Path)
+        else contextlib.nullcontext(True)
+    ) as mine:
+        if not mine:
+            logger.info("%s: another part is completing it", work.target)
+            return
+        store = existing_store(job.place)
+        if store is not None and not store.is_complete:
+            _complete(work, job, store, dataclasses.replace(how, part=None), False)
+
+
+def _complete(
+    work: Work, job: TileJob, store: TileStore, how: Running, verify: bool
+) -> None:
+    """Make the pyramid, write the metadata, and give the target its name."""
+    job.run_pyramid(store, how, verify=verify)
+    store.clean()
+    changed = work.warn_if_source_changed()
+    if work.kind is Kind.ZARR:
+        attributes = ome_attributes(
+            work.result,
+            job.shapes,
+            "0.4" if work.ome_version == "0.4" else "0.5",
+            work.lazy.ranges,
+        )
+        store.complete(attributes, source_changed=changed)
+        if job.place != work.target:
+            _replace(work)
+        return
+    levels = [store.level(number) for number in range(store.n_levels)]
+    _export(work, levels[0], levels[1:], how)
+    discard(job.place)
+
+
+def _replace(work: Work) -> None:
+    """Put the new result in the place of the old one."""
+    assert isinstance(work.target, Path)
+    work.target.rename(work.replaced)
+    work.unfinished.rename(work.target)
+    discard(work.replaced)
+
+
+def _redo_damaged(work: Work, how: Running) -> None:
+    """Check a finished result and make damaged tiles again."""
+    job = dataclasses.replace(work.job(), place=work.target)
+    store = job.open()
+    job.run_tiles(store, how, verify=True)
+    if how.part is None:
+        job.run_pyramid(store, how, verify=True)
+
+
+# -- checks ---------------------------------------------------------------------------
+
+
+def _check_limits(
+    work: Work, job: TileJob, store: TileStore, how: Running, check_space: bool
+) -> None:
+    """Compare what the run needs with what there is, before its first tile."""
+    need = limits.estimate(work.lazy, how.workers or DEFAULT_WORKERS)
+    if how.executor is None:
+        limits.check_memory(need.peak_bytes)
+    missing = 1 - len(store.finished(0)) / max(need.n_tiles, 1)
+    n_bytes = need.output_bytes * _PYRAMID_SHARE * missing
+    if work.kind is not Kind.ZARR:
+        n_bytes += need.output_bytes * _PYRAMID_SHARE
+    logger.info(
+        "%d tiles, %.2f GB to write, about %.2f GB of memory",
+        *(need.n_tiles, n_bytes / 1e9, need.peak_bytes / 1e9),
+    )
+    if check_space and isinstance(job.place, Path):
+        limits.check_space(job.place.parent, int(n_bytes))
+
+
+@contextlib.contextmanager
+def _alone(target: Path | str, part: tuple[int, int] | None) -> Iterator[bool]:
+    if isinstance(target, str):
+        yield False
+        return
+    with locked(target, part) as is_alone:
+        yield is_alone
+
+
+def _report_done(work: Work, how: Running) -> None:
+    if how.progress is not None:
+        n = work.lazy.n_blocks
+        how.progress(RunStarted(n, n))
+        how.progress(RunFinished(n, n))

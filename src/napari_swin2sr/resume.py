@@ -1,0 +1,238 @@
+"""Who may write, and may an unfinished result be gone on with? Locks, fingerprints."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from napari_swin2sr.errors import OutputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+
+
+@contextlib.contextmanager
+def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[bool]:
+    """Keep a second run away from `target` while the block runs.
+
+    Parts of one job write different tiles and may run side by side, but not the same
+    part twice, and not beside a whole run.
+
+    Yields
+    ------
+    whether nobody else writes here, so that leftovers may be tidied up
+
+    Raises
+    ------
+    OutputError
+        If another run is at work, or the folder cannot be written.
+    """
+    name = "lock" if part is None else f"part-{part[0]}-of-{part[1]}.lock"
+    lock = _Lock(target.with_name(f".{target.name}.{name}"))
+    owner = lock.take()
+    if owner is not None:
+        raise _busy(target, lock.path, owner)
+    try:
+        others = _others(target, lock.path)
+        rivals = [o for o in others if part is None or ".part-" not in o[0].name]
+        if rivals:
+            raise _busy(target, *rivals[0])
+        yield not others
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def finishing(target: Path) -> Iterator[bool]:
+    """Let one of several parts do the work that is left when all tiles are there.
+
+    Yields
+    ------
+    whether it is this one; False if another one is at it
+    """
+    lock = _Lock(target.with_name(f".{target.name}.finish.lock"))
+    if lock.take() is not None:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+class _Lock:
+    """A file with process number and host, locked by the operating system as well.
+
+    The system's lock vanishes with its process, however that ends, so a file left by
+    a killed run on this host is taken over. A file from another host is believed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle: int | None = None
+
+    def take(self, patience: float = 1.0) -> str | None:
+        """Take the lock; return the text of the one who has it, or None.
+
+        Others look at a lock by taking it for a moment, hence the `patience` [s].
+        """
+        until = time.monotonic() + patience
+        try:
+            while True:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                text = os.read(handle, 1000).decode("utf-8", "replace").strip()
+                free = _lock_file(handle) and not _of_another_host(text)
+                if free and _still_there(handle, self.path):
+                    break
+                os.close(handle)
+                if not free and time.monotonic() > until:
+                    return text or "another process"
+                time.sleep(0.02)
+        except OSError as error:
+            raise OutputError(
+                f"{self.path.parent}: the folder cannot be written: {error}"
+            ) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        record = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.truncate(handle, 0)
+        os.write(handle, json.dumps(record).encode())
+        self.handle = handle
+        return None
+
+    def release(self) -> None:
+        if self.handle is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(self.handle)
+            self.handle = None
+
+
+def _lock_file(handle: int) -> bool:
+    """Lock an open file; return False if another process on this host has it."""
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_file_on_windows(handle)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:  # a file system without locks
+            return not _is_alive(handle)
+        return False
+    return True
+
+
+def _lock_file_on_windows(handle: int) -> bool:
+    import importlib
+
+    msvcrt: Any = importlib.import_module("msvcrt")
+    try:
+        os.lseek(handle, 2**30, os.SEEK_SET)  # beyond the text, which stays readable
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _is_alive(handle: int) -> bool:
+    """Tell whether the process that wrote the file still runs on this host."""
+    os.lseek(handle, 0, os.SEEK_SET)
+    try:
+        pid = int(json.loads(os.read(handle, 1000))["pid"])
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    return pid != os.getpid()
+
+
+def _of_another_host(text: str) -> bool:
+    try:
+        return bool(json.loads(text)["host"] != socket.gethostname())
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _still_there(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _others(target: Path, own: Path) -> list[tuple[Path, str]]:
+    """Return the locks of other runs on the same target, with what they say."""
+    found = []
+    for path in sorted(target.parent.iterdir()):
+        name = path.name
+        if not (name.startswith(f".{target.name}.") and name.endswith(".lock")):
+            continue
+        if path == own or name.endswith(".finish.lock"):
+            continue
+        lock = _Lock(path)
+        owner = lock.take(patience=0.0)
+        if owner is None:
+            lock.release()  # left by a run that was killed
+        else:
+            found.append((path, owner))
+    return found
+
+
+def _busy(target: Path, lock: Path, owner: str) -> OutputError:
+    return OutputError(
+        f"{target}: another run is writing it ({owner}). Wait for it, or, if that "
+        f"machine is gone, delete {lock}"
+    )
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Return what two fingerprints disagree on, as "name: theirs, now ours".
+
+    Numbers that differ by rounding only, as between processors, agree.
+    """
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return [
+        f"{key}: {_short(theirs.get(key))} then, {_short(ours.get(key))} now"
+        for key in keys
+        if not _same(ours.get(key), theirs.get(key))
+    ]
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back: lists for tuples, text for NaN."""
+    if isinstance(value, Mapping):
+        return {str(k): as_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) or isinstance(b, float):
+        try:
+            return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-300)
+        except TypeError:
+            return False
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 80 else text[:77] + "..."
