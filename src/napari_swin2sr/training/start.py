@@ -1,0 +1,94 @@
+"""Networks to start training from: one that computes bicubic interpolation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from napari_swin2sr.errors import OptionError
+from napari_swin2sr.training.degrade import keys_cubic
+
+if TYPE_CHECKING:
+    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+
+
+def bicubic_network(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
+    """Make a network that interpolates bicubically before it has learned anything.
+
+    The first convolution copies the 3 x 3 neighbourhood of every colour into
+    3 * 9 features, the convolution of the head combines a 3 x 3 neighbourhood of
+    those, so together they see the 5 x 5 pixels that the Keys cubic (a = -0.5) needs
+    for all phases. Everything between contributes nothing yet, but has gradients.
+
+    Parameters
+    ----------
+    config : a geometry with the head "pixelshuffledirect", upscale 2, one image
+        channel or more and embed_dim >= 9 * channels
+
+    Raises
+    ------
+    OptionError
+        If the geometry cannot hold the interpolation.
+    """
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+
+    channels, features = config.num_channels, config.embed_dim
+    if config.upsampler != "pixelshuffledirect" or features < 9 * channels:
+        raise OptionError(
+            f"upsampler={config.upsampler!r} with embed_dim={features} and "
+            f"{channels} channels cannot start as bicubic interpolation; use "
+            f"'pixelshuffledirect' and embed_dim >= {9 * channels}"
+        )
+    if config.upscale != 2:
+        raise OptionError(
+            f"upscale={config.upscale} cannot start as bicubic interpolation, whose "
+            "5 x 5 neighbourhood is derived for 2; fine-tune a model of that factor "
+            "with --from instead"
+        )
+    network = Swin2SRForImageSuperResolution(config)
+    weights = network.state_dict()
+    first = weights["swin2sr.first_convolution.weight"]
+    head = weights["upsample.conv.weight"]
+    kernels = _phase_kernels()
+    with torch.no_grad():
+        first[: 9 * channels] = 0
+        weights["swin2sr.first_convolution.bias"].zero_()
+        head.zero_()
+        weights["upsample.conv.bias"].zero_()
+        weights["swin2sr.conv_after_body.weight"].zero_()
+        weights["swin2sr.conv_after_body.bias"].zero_()
+        for channel in range(channels):
+            for tap in range(9):
+                first[9 * channel + tap, channel, tap // 3, tap % 3] = 1
+            for phase in range(4):
+                taps = _split_kernel(np.outer(*kernels[phase]))
+                head[4 * channel + phase, 9 * channel : 9 * channel + 9] = (
+                    torch.from_numpy(taps).float()
+                )
+    network.load_state_dict(weights)
+    return network
+
+
+def _phase_kernels() -> list[tuple[np.ndarray, np.ndarray]]:
+    """Row and column weights at offsets -2..2 for the four output phases."""
+    offsets = np.arange(-2, 3)
+    near, far = (keys_cubic(offsets - shift) for shift in (-0.25, 0.25))
+    return [(rows, columns) for rows in (near, far) for columns in (near, far)]
+
+
+def _split_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Write a 5 x 5 kernel as 3 x 3 positions of 3 x 3 taps, (9, 3, 3).
+
+    Every one of the 25 offsets is reached by the centre tap moved as far as it goes
+    and by the remaining step of the other convolution.
+    """
+    taps = np.zeros((9, 3, 3))
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            oy, ox = np.clip(dy, -1, 1), np.clip(dx, -1, 1)
+            tap = (dy - oy + 1) * 3 + (dx - ox + 1)
+            taps[tap, oy + 1, ox + 1] = kernel[dy + 2, dx + 2]
+    return taps
