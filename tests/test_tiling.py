@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.tiling import Box, Pad, TilePlan, plan_tiles
+from toy_network import window_network
 
 sides = st.integers(0, 90)
 calm = settings(max_examples=60, deadline=None)  # this machine may be busy
@@ -167,33 +168,11 @@ def test_pixel_overhead_counts_what_the_network_sees(plan):
     assert plan.pixel_overhead == pytest.approx(seen / (plan.shape[0] * plan.shape[1]))
 
 
-def toy_network(image, window, layers, upscale):
-    """Plain and shifted windows in turn, exact in integers, chaotic in its inputs.
-
-    Like a Swin layer: every pixel learns of its whole window and of nothing else,
-    and windows that wrap around the border are cut in four.
-    """
-    height, width = image.shape
-    assert height % window == 0 == width % window
-    x = image.astype(np.int64)
-    for layer in range(layers):
-        shift = (layer % 2) * (window // 2)
-        rows, columns = (
-            np.repeat(np.arange(-1, n // window), window)[window - shift :][:n]
-            for n in (height, width)
-        )
-        labels = (rows[:, None] + 1) * (width + 2) + columns[None, :] + 1
-        sums = np.bincount(labels.ravel(), (x % 1009).ravel())
-        places = np.arange(height)[:, None] % window * 31 + np.arange(width) % window
-        x = (x * 17 + sums[labels].astype(np.int64) * (layer + 3) + places) % 100_003
-    return np.repeat(np.repeat(x, upscale, 0), upscale, 1)
-
-
 def run_whole(image, window, layers, upscale):
     height, width = image.shape
     bottom, right = ((n // window + 1) * window - n for n in (height, width))
     padded = np.pad(image, ((0, bottom), (0, right)), mode="symmetric")
-    out = toy_network(padded, window, layers, upscale)
+    out = window_network(padded, window, layers, upscale)
     return out[: height * upscale, : width * upscale]
 
 
@@ -205,7 +184,7 @@ def run_tiled(image, plan, layers):
             ((0, tile.pad.bottom), (0, tile.pad.right)),
             mode="symmetric",
         )
-        result = toy_network(padded, plan.multiple_of, layers, plan.upscale)
+        result = window_network(padded, plan.multiple_of, layers, plan.upscale)
         out[tile.write.slices] = result[tile.crop]
     return out
 
@@ -235,7 +214,7 @@ def test_toy_network_notices_a_tile_off_the_grid_or_a_short_halo():
     assert (run_tiled(image, plan, 4) == whole).all()
     short = plan_tiles((64, 64), core=16, halo=8, multiple_of=8, upscale=1)
     assert (run_tiled(image, short, 4) != whole).any()
-    shifted = toy_network(image[4:60, 4:60], 8, 4, 1)
+    shifted = window_network(image[4:60, 4:60], 8, 4, 1)
     assert (shifted[16:40, 16:40] != whole[20:44, 20:44]).any()
 
 
@@ -251,7 +230,7 @@ def test_a_padded_plane_can_be_cut_again(windows, core, layers):
     plan = plan_tiles(shape, core=core, halo=16, padded=True)
     assert all(tile.pad == Pad(0, 0) for tile in plan)
     np.testing.assert_array_equal(
-        run_tiled(image, plan, layers), toy_network(image, 8, layers, 2)
+        run_tiled(image, plan, layers), window_network(image, 8, layers, 2)
     )
 
 
