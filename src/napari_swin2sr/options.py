@@ -17,7 +17,10 @@ Halo: TypeAlias = int | Literal["exact"] | None
 """Real context around a tile, in input pixels per side."""
 
 RangeSpec: TypeAlias = (
-    Literal["dtype", "data"] | tuple[float, float] | Sequence[tuple[float, float]] | None
+    Literal["dtype", "data"]
+    | tuple[float, float]
+    | Sequence[tuple[float, float]]
+    | None
 )
 """How intensities map to the network: see `UpscaleOptions.value_range`."""
 
@@ -79,12 +82,16 @@ class UpscaleOptions:
     precision: str = _option(
         "auto", "Arithmetic inside the transformer", choices=PRECISIONS
     )
-    dtype: str | None = _option(None, "Type of the result's numbers [that of the input]")
+    dtype: str | None = _option(
+        None, "Type of the result's numbers [that of the input]"
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right whatever the image and the model."""
         if self.tile is not None and (
-            isinstance(self.tile, bool) or not isinstance(self.tile, int) or self.tile < 1
+            isinstance(self.tile, bool)
+            or not isinstance(self.tile, int)
+            or self.tile < 1
         ):
             raise OptionError(
                 f"tile={self.tile!r} is not a positive whole number of input pixels"
