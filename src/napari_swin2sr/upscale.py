@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 EXACT_TILE = 2048
 """Input pixels per side of a core when the halo, which is then wide, is exact."""
+
+SMALL_BYTES = 2**24
+"""Arrays in memory are named by their content up to this size, else at random."""
 
 
 def apply(
@@ -108,10 +112,11 @@ def apply(
     )
     image = as_image(array, options)
     lazy = prepare(image, options)
+    result: da.Array = lazy.dask()
     if is_dataarray(array):
         record = {"napari_swin2sr": json.dumps(provenance(lazy))}
-        return like_dataarray(array, lazy.dask(), image.axes, lazy.upscale, record)
-    return lazy.dask()
+        result = like_dataarray(array, result, image.axes, lazy.upscale, record)
+    return result
 
 
 def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
@@ -137,7 +142,7 @@ def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
     if isinstance(array, (str, os.PathLike)):
         from napari_swin2sr.io import open_image
 
-        array = open_image(array)
+        array = open_image(array, axes=options.axes, rgb=options.rgb)
     if isinstance(array, SpatialImage):
         axes = _agreed_axes(array.shape, array.axes, options)
         return dataclasses.replace(array, axes=axes)
@@ -185,7 +190,14 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     _warn_about_choices(layout, np.dtype(image.data.dtype), dtype, options)
     ranges = fit_ranges(image.data, layout, options.value_range, nodata=nodata)
     return LazyUpscaled(
-        image.data, layout, plan, ranges, handle, dtype=dtype, nodata=nodata
+        image.data,
+        layout,
+        plan,
+        ranges,
+        handle,
+        dtype=dtype,
+        nodata=nodata,
+        token=None if _names_itself(image.data) else uuid.uuid4().hex,
     )
 
 
@@ -210,6 +222,14 @@ def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
 # -- details --------------------------------------------------------------------------
 
 
+def _names_itself(source: Any) -> bool:
+    """Tell whether dask can name an array without reading much of it."""
+    if isinstance(source, np.ndarray):
+        return source.nbytes <= SMALL_BYTES
+    library = type(source).__module__.partition(".")[0]
+    return library in ("h5py", "zarr") or hasattr(source, "__dask_tokenize__")
+
+
 def _agreed_axes(
     shape: tuple[int, ...], known: str | None, options: UpscaleOptions
 ) -> str:
@@ -225,7 +245,7 @@ def _agreed_axes(
 
 def _dtype_name(dtype: Any) -> str:
     try:
-        return np.dtype(dtype).name
+        return str(np.dtype(dtype))
     except TypeError as error:
         raise OptionError(f"dtype={dtype!r} is no type of numbers") from error
 
@@ -233,7 +253,7 @@ def _dtype_name(dtype: Any) -> str:
 def _output_dtype(source: Any, wanted: str | None) -> np.dtype[Any]:
     """Return the result's type: asked for, or the input's in native byte order."""
     if wanted is None:
-        return np.dtype(source).newbyteorder("=")
+        return check_dtype(source)
     dtype: np.dtype[Any] = np.dtype(_dtype_name(wanted))
     if dtype.kind not in "buif":
         raise OptionError(

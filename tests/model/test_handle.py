@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 from dask.base import tokenize
-from tiny import tiny_config, tiny_folder, tiny_net
 
 from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.model import handle as module
 from napari_swin2sr.model.handle import ModelHandle
+from tiny import tiny_config, tiny_folder, tiny_net
 
 X = np.random.default_rng(0).random((1, 3, 16, 16), np.float32)
 
@@ -70,25 +70,19 @@ def test_the_token_names_the_numbers_not_the_place(
     shutil.copytree(folder, copy)
     handle = ModelHandle.open(folder)
     assert tokenize(handle) == tokenize(ModelHandle.open(folder))
-    assert tokenize(handle)[:] == tokenize(pickle.loads(pickle.dumps(handle)))
-    moved = dataclasses.replace(
-        ModelHandle.open(copy), resolved=ModelHandle.open(copy).resolved
-    )
-    assert tokenize(moved) == tokenize(handle)
+    assert tokenize(handle) == tokenize(pickle.loads(pickle.dumps(handle)))
+    assert tokenize(handle) == tokenize(ModelHandle.open(copy))
     assert tokenize(ModelHandle.open(folder, precision="bf16")) != tokenize(handle)
     other = ModelHandle.open(tiny_folder(tmp_path / "other", seed=1))
     assert tokenize(other) != tokenize(handle)
-
-
-def token_and_result(handle: ModelHandle) -> tuple[str, np.ndarray]:
-    return tokenize(handle), handle(X)
 
 
 def test_a_spawned_process_loads_the_same_model(folder: Path) -> None:
     handle = ModelHandle.open(folder)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        token, result = pool.submit(token_and_result, handle).result(timeout=120)
+        result = pool.submit(handle, X).result(timeout=120)
+        token = pool.submit(tokenize, handle).result(timeout=120)
     assert token == tokenize(handle)
     np.testing.assert_allclose(result, handle(X), rtol=0, atol=2e-6)
 
@@ -104,5 +98,5 @@ def test_on_another_machine_the_model_is_found_by_name_and_checked(
     np.testing.assert_array_equal(far(X), handle(X))
     changed = dataclasses.replace(here, sha256="0" * 64)
     monkeypatch.setattr(module, "resolve_model", lambda name: changed)
-    with pytest.raises(WeightsError, match="other weights.*000000000000"):
+    with pytest.raises(WeightsError, match=r"other weights.*000000000000"):
         far(X)

@@ -110,6 +110,7 @@ def test_refuses_what_is_no_batch_of_tiles(bad: np.ndarray, text: str) -> None:
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"),
+    RuntimeError("could not create a primitive"),
     MemoryError(),
 ]
 
@@ -140,18 +141,20 @@ def test_out_of_memory_halves_the_batch(
     assert [n // 32**2 for n in seen] == [5, 3, 2, 2, 1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"window_size": 7}, {"depths": (2, 3)}])
+@pytest.mark.parametrize("changes", [{}, {"window_size": 7}, {"depths": (2, 1)}])
 def test_out_of_memory_splits_the_tile_with_the_same_pixels(
     changes: dict, fake_prepare: Callable[[object], None]
 ) -> None:
     config = tiny_config(**changes)
-    side = config.window_size * 14
+    fits = (2 * config.exact_halo + 2 * config.window_size) ** 2
+    side = 2 * config.exact_halo + 4 * config.window_size
     seen: list[int] = []
-    fake_prepare(limited(side**2 // 2, OUT_OF_MEMORY[0], seen))
+    fake_prepare(limited(fits, OUT_OF_MEMORY[0], seen))
     x = tiles(2, 1, side, side + config.window_size)
     result = Upscaler(tiny_net(**changes), "cpu")(x)
     np.testing.assert_allclose(result, whole(x, **changes), **CLOSE)
-    assert max(seen[3:]) <= side**2 // 2
+    assert seen[0] == 2 * side * (side + config.window_size)
+    assert max(seen[-4:]) <= fits
 
 
 def test_a_limit_once_met_is_remembered_and_announced_once(
@@ -223,11 +226,11 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
             torch.set_num_threads(1)
             logging.basicConfig()
             upscaler = Upscaler(tiny_net(), "cpu")
-            x = np.random.default_rng(0).random((4, 3, 512, 512), np.float32)
+            x = np.random.default_rng(0).random((2, 3, 256, 256), np.float32)
             small = upscaler(x[:1, :, :128, :128])
             used = int(open("/proc/self/statm").read().split()[0]) * 4096
-            # The whole batch needs more than this for its input and features alone.
-            resource.setrlimit(resource.RLIMIT_AS, (used + 110 * 2**20, -1))
+            # One of these tiles alone needs about 100 MB.
+            resource.setrlimit(resource.RLIMIT_AS, (used + 70 * 2**20, -1))
             y = upscaler(x)
             resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
             expected = tiny_net().upscale_tile(torch.from_numpy(x[:1])).detach().numpy()
@@ -315,7 +318,7 @@ def test_bf16_is_close_to_float32() -> None:
     x = tiles(1, 3, 32, 32)
     result = Upscaler(tiny_net(), "cpu", "bf16")(x)
     assert result.dtype == np.float32
-    assert 10 * np.log10(1 / np.mean((result - whole(x)) ** 2)) > 50
+    np.testing.assert_allclose(result, whole(x), rtol=0, atol=0.02)
 
 
 # -- devices --------------------------------------------------------------------------
@@ -339,6 +342,7 @@ def test_a_device_that_cannot_be_trusted(
     """With "auto" the CPU takes over and says so; asked for by name it is an error."""
     monkeypatch.setattr(module, "choose_device", lambda device: torch.device("mps"))
     if wrong == "differs":
+        fake_prepare(lambda run, how: run)
         monkeypatch.setattr(
             Upscaler, "_run", lambda self, x, forward: forward(x).detach() + 0.01
         )

@@ -38,7 +38,12 @@ Forward: TypeAlias = Callable[["Tensor"], "Tensor"]
 
 logger = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "could not create a primitive",  # all that oneDNN says when it cannot allocate
+)
 _SELF_TEST_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
 
 _device_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -132,7 +137,7 @@ class Upscaler:
             return np.empty((n, c, u * height, u * width), np.float32)
         x = torch.from_numpy(np.require(tiles, np.float32, ["C", "W"]))
         y = self._within_memory(x, self._forward)
-        if not y.isfinite().all() and x.isfinite().all():
+        if not _is_finite(y) and _is_finite(x):
             y = self._in_full_precision(x)
         result: NDArray[np.float32] = y.numpy()
         return result
@@ -153,7 +158,7 @@ class Upscaler:
             if self._forward_fp32 is None:
                 self._forward_fp32 = prepare(self._net, self.device, "fp32")
             y = self._within_memory(x, self._forward_fp32)
-            if y.isfinite().all():
+            if _is_finite(y):
                 return y
         raise InferenceError(
             f"model {self.name} gives numbers that are not finite for a finite tile of "
@@ -180,13 +185,13 @@ class Upscaler:
             if y is not None:
                 return y
             _free_memory(self.device)
-            if cut.pixels < self._too_big:
-                self._too_big = cut.pixels
+            if self._too_big == float("inf"):
                 logger.warning(
                     "%s: no memory on %s for %d x %d x %d pixels at once; going on in "
                     "smaller pieces (same pixels, slower). A smaller tile avoids this",
                     *(self.name, self.device, cut.batch, *cut.piece_shape),
                 )
+            self._too_big = min(self._too_big, cut.pixels)
         raise MemoryLimitError(
             f"a tile of {height} x {width} px does not fit in the memory of "
             f"{self.device}, even in pieces of {' x '.join(map(str, cut.piece_shape))} "
@@ -374,6 +379,11 @@ def _check_tiles(tiles: NDArray[np.float32], window: int, channels: int) -> None
             f"tiles are {shape[2]} x {shape[3]} px; each side must be a multiple of "
             f"the window, {window} px. Pad them, or call napari_swin2sr.apply"
         )
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Tell whether all numbers are finite, without needing memory for the answer."""
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(x))
 
 
 def _free_memory(device: torch.device) -> None:
