@@ -6,11 +6,12 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
+from napari_swin2sr.model.fast_cpu import CpuForward
 
+if TYPE_CHECKING:
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
@@ -34,4 +35,10 @@ def prepare(
     Forward
         Like `net.upscale_tile`, without state: threads may share it.
     """
+    if device.type == "cuda":
+        from napari_swin2sr.model.fast_gpu import GpuForward
+
+        return GpuForward(net, device, precision)
+    if device.type == "cpu":
+        return CpuForward(net, torch.bfloat16 if precision == "bf16" else torch.float32)
     return copy.deepcopy(net).to(device).eval().requires_grad_(False).upscale_tile

@@ -1,0 +1,333 @@
+"""The fast path on the CPU, with nothing but PyTorch.
+
+The pixels are kept in the order of the windows, one row each, so that a layer reads
+its input through an index (which does the shift as well) and writes its result in one
+piece. A few windows at a time go through the whole layer, so that everything in
+between stays in the cache. Threads take such groups from a queue; PyTorch's own
+threads, which wait for each other after every small operation, are used only for the
+convolutions.
+
+Attention is computed with keys along rows and queries along columns. Weights, biases
+and scales are prepared for powers of two instead of e, because `exp2` is three times
+as fast as `exp`; a row of ones beside the values adds up each query's weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Barrier
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_swin2sr.model.windows import pad_to_window, shift_mask, to_windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from napari_swin2sr.model.swin2sr import (
+        Dense,
+        Layer,
+        Stage,
+        Swin2SRForImageSuperResolution,
+        WindowAttention,
+    )
+
+GROUP_BYTES = 512 * 1024
+"""Attention weights of one head for a group of windows: half a usual L2 cache."""
+
+LOG2E = math.log2(math.e)
+
+SAFE_SCALE = 70.0
+"""Up to this attention scale nothing overflows if no maximum is subtracted."""
+
+MEAN_BIAS = 8.0
+"""Subtracted from all logits; position biases lie between 0 and 16."""
+
+
+@contextmanager
+def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads in each of which PyTorch uses that thread only."""
+    ready = Barrier(count + 1)
+
+    def start() -> None:
+        torch.set_num_threads(1)
+        ready.wait()
+
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(count, "swin2sr", initializer=start) as pool:
+        for _ in range(count):
+            pool.submit(int)  # a task each, so that all threads start
+        ready.wait()
+        torch.set_num_threads(before)  # for threads that start later
+        yield pool
+
+
+class CpuForward:
+    """A network packed for one precision: (N, C, H, W) -> (N, C, uH, uW) float32.
+
+    Parameters
+    ----------
+    net : the network; it is copied
+    half : type of the operands of the matrix products of queries, keys, values,
+        projections and perceptrons; everything else is float32
+    """
+
+    def __init__(
+        self, net: Swin2SRForImageSuperResolution, half: torch.dtype = torch.float32
+    ) -> None:
+        self.net = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+        self.window = net.config.attention_window
+        self.shift = net.config.shift_size
+        with torch.no_grad():
+            self.mask = LOG2E * shift_mask(
+                2 * self.window, 2 * self.window, self.window, self.shift, torch.ones(1)
+            ).squeeze(1)  # windows elsewhere, at the right, at the bottom, at both
+            self.stages = [
+                PackedStage.of(cast("Stage", stage), half)
+                for stage in self.net.swin2sr.encoder.stages
+            ]
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Upscale tiles of (N, C, H, W) float32; sides of any length."""
+        net, body, config = self.net, self.net.swin2sr, self.net.config
+        height, width = x.shape[-2:]
+        grey = x.shape[1] == 1 < config.num_channels
+        if grey:
+            x = x.expand(-1, config.num_channels, -1, -1)
+        body.check_input(x)
+        pixels = body.normalise(pad_to_window(x, config.window_size))
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        shallow = body.first_convolution(pixels)
+        stream = body.embeddings["patch_embeddings"](shallow)
+        stream = self.run_stages(stream)
+        deep = body.layernorm(stream).permute(0, 3, 1, 2)
+        features = body.conv_after_body(deep) + shallow
+        result = body.denormalise(net.head(features, pixels, grey))
+        upscale = config.upscale
+        return result[..., : upscale * height, : upscale * width]
+
+    def run_stages(self, stream: Tensor) -> Tensor:
+        """Apply the transformer to (N, H, W, C)."""
+        plan = WindowPlan.of(stream, self.window, self.shift)
+        with single_threaded_workers(torch.get_num_threads()) as pool:
+            for stage in self.stages:
+                stream = stream + stage(stream, plan, self.mask, pool)
+        return stream
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """Which pixel comes where, for images of one size.
+
+    `plain` and `shifted` hold the number of the pixel (row by row) for each place in
+    the order of the windows; `kinds` tells which windows of the shifted order lie at
+    the right (1), the bottom (2) or both.
+    """
+
+    plain: Tensor
+    shifted: Tensor
+    kinds: Tensor
+
+    @classmethod
+    def of(cls, stream: Tensor, window: int, shift: int) -> WindowPlan:
+        """Make the plan for (N, H, W, C)."""
+        n, height, width, _ = stream.shape
+        numbers = torch.arange(n * height * width).view(n, height, width, 1)
+        rolled = numbers.roll((-shift, -shift), (1, 2))
+        kinds = torch.zeros(n, height // window, width // window, dtype=torch.int64)
+        kinds[:, :, -1] += 1
+        kinds[:, -1] += 2
+        return cls(
+            to_windows(numbers, window).flatten(),
+            to_windows(rolled, window).flatten(),
+            kinds.flatten(),
+        )
+
+    def order(self, shifted: bool) -> Tensor:
+        """Return the pixel for each place."""
+        return self.shifted if shifted else self.plain
+
+
+def moves(old: Tensor, new: Tensor) -> Tensor:
+    """Return, for each place of the new order, the place in the old order."""
+    places = torch.empty_like(old)
+    places[old] = torch.arange(len(old))
+    return places[new]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedStage:
+    """The layers of a stage and its convolution, without the residual connection."""
+
+    layers: tuple[PackedLayer, ...]
+    convolution: nn.Module
+
+    @classmethod
+    def of(cls, stage: Stage, half: torch.dtype) -> PackedStage:
+        """Pack a stage; a 3x3 and the 1x1 convolution after it become one."""
+        layers = tuple(PackedLayer.of(cast("Layer", x), half) for x in stage.layers)
+        projection = stage.patch_embed.projection
+        if isinstance(stage.conv, nn.Conv2d):
+            return cls(layers, merge_convolutions(stage.conv, projection))
+        return cls(layers, nn.Sequential(stage.conv, projection))
+
+    def __call__(
+        self, stream: Tensor, plan: WindowPlan, mask: Tensor, pool: ThreadPoolExecutor
+    ) -> Tensor:
+        """Return what the stage adds to (N, H, W, C)."""
+        channels = stream.shape[-1]
+        rows = stream.reshape(-1, channels)
+        pixels = self.layers[0].pixels
+        group = pixels * max(1, GROUP_BYTES // (4 * pixels**2))
+        order = torch.arange(len(rows))
+        for layer in self.layers:
+            wanted = plan.order(layer.shifted)
+            index = moves(order, wanted)
+            result = torch.empty_like(rows)
+
+            def run(
+                start: int,
+                layer: PackedLayer = layer,
+                rows: Tensor = rows,
+                index: Tensor = index,
+                result: Tensor = result,
+            ) -> None:
+                part = slice(start, start + group)
+                kinds = plan.kinds[start // pixels : (start + group) // pixels]
+                with torch.inference_mode():
+                    x = rows.index_select(0, index[part])
+                    result[part] = layer(x, kinds, mask)
+
+            for _ in pool.map(run, range(0, len(rows), group)):
+                pass
+            rows, order = result, wanted
+        rows = rows.index_select(0, moves(order, torch.arange(len(rows))))
+        image = rows.view(stream.shape).permute(0, 3, 1, 2)
+        return cast("Tensor", self.convolution(image).permute(0, 2, 3, 1))
+
+
+def merge_convolutions(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
+    """Return one convolution that does the first and then the second, a 1x1 one."""
+    assert first.bias is not None
+    assert second.bias is not None
+    mix = second.weight[:, :, 0, 0].double()
+    merged = copy.deepcopy(first)
+    merged.weight.copy_(torch.einsum("om,mihw->oihw", mix, first.weight.double()))
+    assert merged.bias is not None
+    merged.bias.copy_(mix @ first.bias.double() + second.bias.double())
+    return merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedLayer:
+    """The weights of a transformer layer, as its operations take them."""
+
+    shifted: bool
+    pixels: int  # of a window
+    scales: tuple[float, ...]  # per head, for powers of two
+    subtract_maximum: bool
+    bias: Tensor  # (heads, keys, queries), for powers of two
+    qk_weight: Tensor  # (2 * C, C)
+    qk_bias: Tensor  # (2 * C, 1)
+    v_weight: Tensor  # (heads * rows, C): a head's values, ones, zeros
+    v_bias: Tensor  # (heads * rows, 1)
+    projection: tuple[Tensor, Tensor]  # (heads * rows, C), (C,)
+    expand: tuple[Tensor, Tensor]  # (C, hidden), (hidden,)
+    reduce: tuple[Tensor, Tensor]  # (hidden, C), (C,)
+    norms: tuple[nn.LayerNorm, nn.LayerNorm]
+
+    @classmethod
+    def of(cls, layer: Layer, half: torch.dtype) -> PackedLayer:
+        """Pack a layer for matrix products in `half`."""
+        attention = cast("WindowAttention", layer.attention["self"])
+        heads, dim = attention.heads, attention.query.in_features
+        features = dim // heads
+        padding = -(features + 1) % 4 + 1  # a row of ones, and zeros to a multiple
+        scale = attention.scale().flatten()
+        value, project = attention.value, cast("Dense", layer.attention["output"]).dense
+
+        def rows_per_head(x: Tensor) -> Tensor:
+            x = x.unflatten(0, (heads, features)).flatten(2)
+            return F.pad(x, (0, 0, 0, padding)).flatten(0, 1)
+
+        zeros = torch.zeros(dim)
+        bias_of = [
+            zeros if m.bias is None else m.bias for m in (attention.query, value)
+        ]
+        v_bias = rows_per_head(bias_of[1][:, None])
+        v_bias[features :: features + padding] = 1
+        qk_weight = torch.cat((attention.query.weight, attention.key.weight))
+        expand, reduce = layer.intermediate.dense, layer.output.dense
+
+        def packed(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+            return linear.weight.T.to(half), linear.bias.to(half)
+
+        return cls(
+            shifted=layer.shift > 0,
+            pixels=layer.window**2,
+            scales=tuple((scale * LOG2E).tolist()),
+            subtract_maximum=bool(scale.max() > SAFE_SCALE),
+            bias=((attention.position_bias() - MEAN_BIAS) * LOG2E).mT.contiguous(),
+            qk_weight=qk_weight.to(half),
+            qk_bias=torch.cat((bias_of[0], zeros))[:, None].to(half),
+            v_weight=rows_per_head(value.weight).to(half),
+            v_bias=v_bias.to(half),
+            projection=(
+                rows_per_head(project.weight.T).to(half),
+                project.bias.to(half),
+            ),
+            expand=packed(expand),
+            reduce=packed(reduce),
+            norms=(layer.layernorm_before, layer.layernorm_after),
+        )
+
+    def __call__(self, x: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
+        """Apply the layer to (windows * pixels, C); see `WindowPlan` for the kinds."""
+        half = self.qk_weight.dtype
+        y = self.attend(x.to(half), kinds if self.shifted else None, mask)
+        x = x.add_(self.norms[0](y.float()))
+        y = torch.addmm(self.expand[1], x.to(half), self.expand[0])
+        y = torch.addmm(self.reduce[1], F.gelu(y), self.reduce[0])
+        return x.add_(self.norms[1](y.float()))
+
+    def attend(self, x: Tensor, kinds: Tensor | None, mask: Tensor) -> Tensor:
+        """Mix the pixels of each window of (windows * pixels, C)."""
+        heads, windows = len(self.bias), len(x) // self.pixels
+        qk = torch.addmm(self.qk_bias, self.qk_weight, x.T).float()
+        qk = qk.view(2, heads, -1, len(x))
+        square = (qk * qk).sum(2, keepdim=True)
+        qk *= square.clamp_(min=1e-24).rsqrt_()
+        # (2, heads, features, windows, pixels) and (heads, rows, windows, pixels)
+        query, key = qk.unflatten(-1, (windows, -1)).transpose(2, 3)
+        value = torch.addmm(self.v_bias, self.v_weight, x.T).float()
+        value = value.view(heads, -1, windows, self.pixels)
+        mixed = torch.empty_like(value)
+        weights = x.new_empty((windows, self.pixels, self.pixels), dtype=torch.float32)
+        border = x.new_empty(0, dtype=torch.int64)  # windows that need a mask
+        if kinds is not None:
+            border = kinds.nonzero().flatten()
+            mask = mask[kinds[border]]
+        for head in range(heads):
+            # weights: (windows, keys, queries)
+            bias = self.bias[head].expand_as(weights)
+            scale = self.scales[head]
+            torch.baddbmm(bias, key[head].mT, query[head], alpha=scale, out=weights)
+            if len(border):
+                weights[border] += mask
+            if self.subtract_maximum:
+                weights -= weights.amax(1, keepdim=True)
+            torch.exp2(weights, out=weights)
+            sums = torch.bmm(value[head].transpose(0, 1), weights)
+            ones = self.qk_weight.shape[1] // heads
+            torch.div(sums, sums[:, ones : ones + 1], out=mixed[head].transpose(0, 1))
+        return torch.addmm(
+            self.projection[1], mixed.view(-1, len(x)).T.to(x.dtype), self.projection[0]
+        )
