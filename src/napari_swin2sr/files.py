@@ -46,7 +46,6 @@ from napari_swin2sr.upscale import as_image
 from napari_swin2sr.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from concurrent.futures import Executor
 
     from napari_swin2sr.io.tile_store import TileStore
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PYRAMID_SHARE = 4 / 3
+_FEW_TILES = 4
 
 
 def upscale_file(
@@ -149,8 +149,11 @@ def upscale_file(
     if ome_version not in ZARR_FORMAT:
         raise OptionError(f"ome_version={ome_version!r} is neither '0.5' nor '0.4'")
     own_part = check_part(part)
-    if own_part is not None and not resume:
-        raise OptionError("part and resume=False: a part must not delete the others")
+    if own_part is not None and (overwrite or not resume):
+        raise OptionError(
+            "part with overwrite or without resume: a part must not delete what the "
+            "others have made. Delete the old result first"
+        )
     kind = kind_of_target(target)
     check_place(source, target)
     how = Running(
@@ -164,14 +167,14 @@ def upscale_file(
         open_image(source, series=series, level=level, axes=axes, rgb=rgb), options
     )
     work = Work.plan(source, target, kind, image, options, ome_version, cog)
-    with _alone(work.target, own_part) as is_alone:
+    with _alone(work.target, own_part):
         if work.is_done_already(overwrite):
             if verify and isinstance(work.target, Path) and kind is Kind.ZARR:
                 _redo_damaged(work, how)
             else:
                 _report_done(work, how)
             return work.target
-        if is_alone and isinstance(work.target, Path):
+        if own_part is None:
             work.tidy_up()
         if work.fits_in_memory and executor is None and own_part is None:
             _run_in_memory(work, how)
@@ -278,15 +281,16 @@ def _run_in_store(
     job = work.job()
     old = existing_store(job.place)
     if old is not None and (not resume or (overwrite and job.changed_since(old))):
-        if how.part is not None:
-            job.check_same(old)
         discard(job.place)
+        old = None
+    if old is not None:
+        job.check_same(old)
+    expected = _check_limits(work, job, old, how, check_space)
     store = job.open()
-    _check_limits(work, job, store, how, check_space)
     if how.part is None:
         store.clean()
     try:
-        job.run_tiles(store, how, verify=verify)
+        job.run_tiles(store, how, verify=verify, expected_seconds=expected)
         if how.part is None:
             _complete(work, job, store, how, verify)
         elif job.has_all_tiles(store):
@@ -319,6 +323,7 @@ def _complete(
     job.run_pyramid(store, how, verify=verify)
     store.clean()
     changed = work.warn_if_source_changed()
+    work.tidy_up()
     if work.kind is Kind.ZARR:
         attributes = ome_attributes(
             work.result,
@@ -356,31 +361,43 @@ def _redo_damaged(work: Work, how: Running) -> None:
 
 
 def _check_limits(
-    work: Work, job: TileJob, store: TileStore, how: Running, check_space: bool
-) -> None:
-    """Compare what the run needs with what there is, before its first tile."""
+    work: Work,
+    job: TileJob,
+    store: TileStore | None,
+    how: Running,
+    check_space: bool,
+) -> float | None:
+    """Compare what the run needs with what there is; return the seconds it may take."""
     need = limits.estimate(work.lazy, how.workers or DEFAULT_WORKERS)
     if how.executor is None:
         limits.check_memory(need.peak_bytes)
-    missing = 1 - len(store.finished(0)) / max(need.n_tiles, 1)
+    finished = 0 if store is None else len(store.finished(0))
+    missing = 1 - finished / max(need.n_tiles, 1)
     n_bytes = need.output_bytes * _PYRAMID_SHARE * missing
     if work.kind is not Kind.ZARR:
         n_bytes += need.output_bytes * _PYRAMID_SHARE
-    logger.info(
-        "%d tiles, %.2f GB to write, about %.2f GB of memory",
-        *(need.n_tiles, n_bytes / 1e9, need.peak_bytes / 1e9),
-    )
     if check_space and isinstance(job.place, Path):
         limits.check_space(job.place.parent, int(n_bytes))
+    seconds = None
+    if how.executor is None and need.n_tiles - finished > _FEW_TILES:
+        share = missing / (how.part[1] if how.part else 1)
+        seconds = limits.expected_seconds(work.lazy) * share
+    logger.info(
+        "%d of %d tiles to compute, %.2f GB to write, %.2f GB of memory, %s",
+        need.n_tiles - finished,
+        need.n_tiles,
+        n_bytes / 1e9,
+        need.peak_bytes / 1e9,
+        "time unknown" if seconds is None else f"about {seconds / 60:.1f} minutes",
+    )
+    return seconds
 
 
-@contextlib.contextmanager
-def _alone(target: Path | str, part: tuple[int, int] | None) -> Iterator[bool]:
-    if isinstance(target, str):
-        yield False
-        return
-    with locked(target, part) as is_alone:
-        yield is_alone
+def _alone(
+    target: Path | str, part: tuple[int, int] | None
+) -> contextlib.AbstractContextManager[None]:
+    """Keep a second run away; object stores have no locks."""
+    return contextlib.nullcontext() if isinstance(target, str) else locked(target, part)
 
 
 def _report_done(work: Work, how: Running) -> None:

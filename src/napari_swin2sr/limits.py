@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from napari_swin2sr.errors import MemoryLimitError, OutputError
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from napari_swin2sr.lazy import LazyUpscaled
 
 _FLOAT32 = 4
+_PROBE_WINDOWS = 12
 _NO_LIMIT = 1 << 60  # cgroups write a number near 2**63 for "none"
 
 
@@ -73,6 +77,24 @@ def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
     peak = getattr(lazy.block, "peak_bytes", None)
     forward = int(peak(max(shapes, key=math.prod))) if callable(peak) else 0
     return read + result + final, forward
+
+
+def expected_seconds(lazy: LazyUpscaled) -> float:
+    """Guess how long `lazy` takes, by running the network on a small empty tile.
+
+    The model is loaded for it, so that one that cannot be loaded is noticed here. A
+    device that is fast only with large tiles is underrated.
+    """
+    side = _PROBE_WINDOWS * lazy.plan.multiple_of
+    channels = 1 if lazy.layout.samples == 1 else 3
+    probe = np.zeros((1, channels, side, side), np.float32)
+    lazy.block(probe)
+    start = time.perf_counter()
+    lazy.block(probe)
+    seconds = time.perf_counter() - start
+    height, width = lazy.layout.plane_shape
+    pixels = height * width * lazy.layout.n_planes * lazy.plan.pixel_overhead
+    return seconds / side**2 * pixels
 
 
 def check_memory(needed: int) -> None:

@@ -21,15 +21,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.
 
 
 @contextlib.contextmanager
-def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[bool]:
+def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
     """Keep a second run away from `target` while the block runs.
 
     Parts of one job write different tiles and may run side by side, but not the same
     part twice, and not beside a whole run.
-
-    Yields
-    ------
-    whether nobody else writes here, so that leftovers may be tidied up
 
     Raises
     ------
@@ -46,7 +42,7 @@ def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[bool]:
         rivals = [o for o in others if part is None or ".part-" not in o[0].name]
         if rivals:
             raise _busy(target, *rivals[0])
-        yield not others
+        yield
     finally:
         lock.release()
 

@@ -148,7 +148,12 @@ class TileJob:
     # -- running ----------------------------------------------------------------------
 
     def run_tiles(
-        self, store: TileStore, how: Running, *, verify: bool = False
+        self,
+        store: TileStore,
+        how: Running,
+        *,
+        verify: bool = False,
+        expected_seconds: float | None = None,
     ) -> None:
         """Compute the tiles of the full size that are missing.
 
@@ -169,6 +174,7 @@ class TileJob:
             workers=how.workers,
             executor=how.executor,
             part=how.part,
+            expected_seconds=expected_seconds,
         )
 
     def has_all_tiles(self, store: TileStore) -> bool:

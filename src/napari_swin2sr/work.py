@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -212,6 +214,7 @@ class Work:
             fingerprint=self.fingerprint,
             provenance={
                 **as_json(provenance(lazy)),
+                "versions": _versions(),
                 "nodata": as_json(self.result.nodata),
                 "georeference": as_json(georeference(self.result)),
             },
@@ -234,8 +237,9 @@ class Work:
         return True
 
     def tidy_up(self) -> None:
-        """Delete what killed runs left beside the target."""
-        assert isinstance(self.target, Path)
+        """Delete what killed runs left beside the target; nobody else may write it."""
+        if not isinstance(self.target, Path):
+            return
         if self.kind is not Kind.ZARR:
             remove_drafts(self.target)
         for base in (self.target, self.unfinished):
@@ -263,6 +267,13 @@ def _fingerprint_of_tiff(path: Path) -> Any:
         return json.loads(text)["napari_swin2sr"]["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what the numbers may depend on."""
+    names = ("numpy", "tifffile", "torch", "zarr")
+    found = {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found}
 
 
 def _fingerprint(

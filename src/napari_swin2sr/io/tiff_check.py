@@ -78,13 +78,11 @@ def _cut_off(path: Path, where: str, last: int, size: int) -> FileError:
 def _segments(file: BinaryIO, size: int) -> Iterator[tuple[str, int]]:
     """Yield what each directory points to and the byte where that ends."""
     flavour, first = _header(file)
-    todo, seen, page = [first], set(), 0
+    todo, seen, page = [first], {0}, 0
     while todo:
         offset = todo.pop()
-        if offset == 0:
+        if offset in seen:  # sub-directories are listed, and may form a chain as well
             continue
-        if offset in seen:
-            raise ValueError(f"directory at byte {offset} follows itself")
         seen.add(offset)
         yield f"directory {page}", offset + 2
         starts, counts, subs, following, end = _directory(file, flavour, offset)

@@ -117,7 +117,7 @@ def _storage(
     storage: dict[str, Any] = {"tile": tuple(side), "photometric": photometric}
     if layout.samples == 4:
         storage["extrasamples"] = ["unassalpha"]
-    if as_geo and layout.stack_shape:
+    if as_geo and layout.n_planes > 1:
         storage["planarconfig"] = "separate"
     if compression is not None and dtype.kind != "b":
         storage["compression"] = compression
@@ -132,7 +132,9 @@ def _stored_shape(layout: AxisLayout, as_geo: bool) -> tuple[int, ...]:
     """Return the shape in the file's order: T C Z Y X S, or bands Y X (S)."""
     samples = (layout.samples,) if layout.is_rgb else ()
     lengths = [layout.shape[axis] for axis in _file_order(layout)]
-    stack = (math.prod(lengths),) if as_geo and lengths else tuple(lengths)
+    if as_geo:  # one page; a single band has no axis of bands
+        lengths = [layout.n_planes] if layout.n_planes > 1 else []
+    stack = tuple(lengths)
     return (*stack, *layout.plane_shape, *samples)
 
 
