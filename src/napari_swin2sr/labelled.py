@@ -134,7 +134,7 @@ def axes_of(array: Any) -> str | None:
         if letter == "":
             letters[i] = next((a for a in spare if a not in letters), "")
     axes = "".join(letters)
-    if "Y" not in axes or "X" not in axes or len(set(letters)) < len(names):
+    if not {"Y", "X"} <= set(axes) or len(set(axes)) < len(names):
         raise InputError(
             f"the dimensions {', '.join(names)} do not tell which axes they are; say "
             f'so, for example axes="{"TCZYX"[-len(names) :]}", or rename them'
