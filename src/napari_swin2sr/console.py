@@ -59,7 +59,11 @@ class Report:
             emit({"event": name} | _plain(event))
         if kind == "RunStarted":
             self._bar = self._new_bar(event.stage, event.total, event.done)
+            if event.expected_seconds is not None:  # until the first tile tells more
+                guess = self._bar.format_interval(event.expected_seconds)
+                self._bar.set_postfix_str(f"about {guess}")
         elif kind == "TileDone" and self._bar is not None:
+            self._bar.set_postfix_str("", refresh=False)
             self._bar.update()
         elif kind == "RunFinished":
             self.close()
