@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 SAMPLE_SIDE = 512
 """Side of a sampled block; its corner is a multiple, so it cuts few chunks."""
 
-SAMPLE_BLOCKS = 32
-"""Sampled blocks of a channel; images of up to twice as many are read whole."""
+SAMPLE_BLOCKS = 16
+"""Sampled blocks of a channel; channels of up to four times as many are read whole."""
 
-_ALL_CHANNELS = 128
+_ALL_CHANNELS = 64
 """Sampled blocks of all channels together, unless that is under four for each."""
 
 
@@ -53,7 +53,7 @@ def sample_places(layout: AxisLayout, channel: int) -> tuple[list[Place], bool]:
     planes = math.prod(stack)
     n_cells = planes * rows * columns
     wanted = max(4, min(SAMPLE_BLOCKS, _ALL_CHANNELS // max(1, layout.n_channels)))
-    complete = n_cells <= 2 * wanted
+    complete = n_cells <= 4 * wanted
     cells = range(n_cells) if complete else _spread(wanted, planes, rows, columns)
     places = []
     for cell in cells:
@@ -68,17 +68,26 @@ def sample_places(layout: AxisLayout, channel: int) -> tuple[list[Place], bool]:
 
 
 def _spread(wanted: int, planes: int, rows: int, columns: int) -> list[int]:
-    """Pick different cells by the additive recurrence of the plastic number."""
-    plastic = 1.324717957244746
+    """Pick different cells: the points of Hammersley over planes, rows, columns."""
     cells: dict[int, None] = {}
     for k in range(16 * wanted):
         plane = int((k + 0.5) / wanted % 1 * planes)
-        row = int((0.5 + k / plastic) % 1 * rows)
-        column = int((0.5 + k / plastic**2) % 1 * columns)
+        row = int((_mirrored(k, 2) + 0.5 / wanted) % 1 * rows)
+        column = int((_mirrored(k, 3) + 0.5 / wanted) % 1 * columns)
         cells[(plane * rows + row) * columns + column] = None
         if len(cells) == wanted:
             break
     return list(cells)
+
+
+def _mirrored(k: int, base: int) -> float:
+    """Return the number whose digits behind the point are those of k, reversed."""
+    number, unit = 0.0, 1.0
+    while k:
+        k, digit = divmod(k, base)
+        unit /= base
+        number += digit * unit
+    return number
 
 
 @dataclass(frozen=True, slots=True)
