@@ -102,9 +102,10 @@ def fetch_hub(
         If the hub is there and has the repository, but not this file.
     """
     for _ in range(2):
-        path = _from_hub(repo, filename, revision, progress)
         if sha256 is None:
-            return path
+            return _from_hub(repo, filename, revision, progress)
+        path = find_in_hub_cache(repo, filename, revision)  # asks nobody
+        path = path or _from_hub(repo, filename, revision, progress)
         found = file_sha256(path)
         if found == sha256:
             return path

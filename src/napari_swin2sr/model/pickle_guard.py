@@ -24,6 +24,9 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MAX_PROGRAM = 1 << 20
 """Bytes of the pickle in a file; that of the largest Swin2SR has a fifth of it."""
 
+MAX_COMMANDS = 100_000
+"""Commands of that pickle; the largest Swin2SR needs 40,000."""
+
 _MAX_MEMBERS = 20_000
 
 _NUMBERS = (
@@ -62,7 +65,6 @@ _ALLOWED_COMMANDS = {
     "EMPTY_LIST",
     "EMPTY_TUPLE",
     "GLOBAL",
-    "LONG1",
     "LONG_BINGET",
     "LONG_BINPUT",
     "MARK",
@@ -116,7 +118,7 @@ def check_zip(path: Path, data: bytes) -> None:
 
 
 def check_legacy(path: Path, data: bytes) -> None:
-    """Check a file of an old `torch.save`: five pickles, then the numbers.
+    """Check a file of an old `torch.save`: pickles, then the numbers.
 
     Raises
     ------
@@ -124,7 +126,8 @@ def check_legacy(path: Path, data: bytes) -> None:
         If it is damaged or holds something else than tensors.
     """
     stream = io.BytesIO(data)
-    for _ in range(5):  # magic, version, system, object, names of the storages
+    stream.seek(len(LEGACY_MAGIC))
+    for _ in range(4):  # version, system, object, names of the storages
         _check_program(path, stream)
 
 
@@ -153,29 +156,36 @@ def _check_members(
         what = ascii(strange[0])[:80] if strange else "one name twice"
         _refuse(path, f"an archive with members outside of itself ({what})")
     if programs[0].file_size > MAX_PROGRAM:
-        _refuse(
-            path, f"a pickle of {programs[0].file_size} bytes, too long for weights"
-        )
+        _refuse(path, "a pickle too long for weights")
     return programs[0]
 
 
 def _check_program(path: Path, stream: io.BytesIO) -> None:
     """Walk through one pickle without running it; leave the stream behind it."""
-    start = stream.tell()
+    start, tuples, before = stream.tell(), set(), ""
     try:
-        for command, argument, position in pickletools.genops(stream):
-            if (position or 0) - start > MAX_PROGRAM:
+        for n, (command, argument, position) in enumerate(pickletools.genops(stream)):
+            name = command.name
+            if n > MAX_COMMANDS or (position or 0) - start > MAX_PROGRAM:
                 _refuse(path, "a pickle too long for weights")
-            if command.name == "GLOBAL" and argument not in _ALLOWED_NAMES:
+            if name == "GLOBAL" and argument not in _ALLOWED_NAMES:
                 _refuse_name(path, str(argument))
-            if command.name not in _ALLOWED_COMMANDS:
-                _refuse(path, f"a pickle with the command {command.name}")
+            if name not in _ALLOWED_COMMANDS:
+                _refuse(path, f"a pickle with the command {name}")
+            if name.endswith("BINPUT") and before.startswith("TUPLE"):
+                tuples.add(argument)
+            if name.endswith("BINGET") and argument in tuples:
+                # Tuples in tuples, each used twice, would be hashed for ever.
+                _refuse(path, "a pickle with one tuple in several places")
+            before = name
     except (ValueError, IndexError, OverflowError, MemoryError):
-        reason = (
-            f"it is truncated or damaged: {len(stream.getbuffer())} bytes, and the "
-        )
-        reason += "description of the tensors does not end"
-        raise WeightsError(path, reason, _DOWNLOAD) from None
+        n_bytes = len(stream.getbuffer())
+        raise WeightsError(
+            path,
+            f"it is truncated or damaged: {n_bytes} bytes, and the description of "
+            "the tensors does not end",
+            _DOWNLOAD,
+        ) from None
 
 
 def _refuse(path: Path, what: str) -> NoReturn:

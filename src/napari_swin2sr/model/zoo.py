@@ -6,6 +6,7 @@ No torch here: what can be known without loading weights is known at once.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,7 +278,8 @@ def resolve_model(
     except (OSError, ValueError):
         exists = True  # a loop of links, say: opening it will tell
     if exists or path.is_symlink():
-        return _resolve_path(path.absolute(), str(path.absolute()))
+        path = Path(os.path.abspath(path))  # noqa: PTH100  (without "..", links kept)
+        return _resolve_path(path, str(path))
     match = _HUB_ID.fullmatch(name)
     if match is not None and path.suffix not in {".safetensors", ".pth", ".pt", ".bin"}:
         revision = match["revision"] or "main"
