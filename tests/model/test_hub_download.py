@@ -46,8 +46,8 @@ CHILD = """
     constants.DOWNLOAD_CHUNK_SIZE = 1000  # it resumes after whole chunks
     seen = []
     if order["published"]:
-        known = zoo._MODELS["classical-x2"]
-        zoo._MODELS["classical-x2"] = dataclasses.replace(known, **order["published"])
+        known = zoo._models()["classical-x2"]
+        zoo._models()["classical-x2"] = dataclasses.replace(known, **order["published"])
     if order.get("file_limit"):
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -6,6 +6,7 @@ No torch here: what can be known without loading weights is known at once.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from dataclasses import dataclass
@@ -144,23 +145,10 @@ class _Published:
         )
 
 
-_MODELS = {
-    "default": _Published(
-        purpose="grey and colour images with noise: microscopy, histology, satellite, "
-        "photographs; small and fast, part of this package",
-        config=Swin2SRConfig(
-            embed_dim=48,
-            depths=(4, 4),
-            num_heads=(4, 4),
-            upsampler="pixelshuffledirect",
-            drop_path_rate=0.0,
-        ),
-        source="embedded",
-        filename="model.safetensors",
-        sha256="c7878001833c8072cdef376e4f99247155a28d8e967fa04478e68cb470ef5cb4",
-        n_bytes=1_045_912,
-        licence="BSD-3-Clause",
-    ),
+DEFAULT_SHA256 = "c7878001833c8072cdef376e4f99247155a28d8e967fa04478e68cb470ef5cb4"
+"""Hash of the embedded weights: to be changed with them."""
+
+_DOWNLOADABLE = {
     "lightweight-x2": _Published(
         purpose="clean photographs, small network",
         config=Swin2SRConfig(
@@ -227,6 +215,22 @@ _MODELS = {
 }
 
 
+@functools.cache
+def _models() -> dict[str, _Published]:
+    """Return all models that have a name; what the embedded one is, its files tell."""
+    embedded = _Published(
+        purpose="grey and colour images with noise: microscopy, histology, satellite, "
+        "photographs; small and fast, part of this package",
+        config=Swin2SRConfig.from_pretrained(_EMBEDDED),
+        source="embedded",
+        filename=WEIGHTS_NAMES[0],
+        sha256=DEFAULT_SHA256,
+        n_bytes=(_EMBEDDED / WEIGHTS_NAMES[0]).stat().st_size,
+        licence="BSD-3-Clause",
+    )
+    return {"default": embedded, **_DOWNLOADABLE}
+
+
 def list_models() -> list[ModelInfo]:
     """Describe every model that has a name; nothing is downloaded or loaded."""
     return [
@@ -245,7 +249,7 @@ def list_models() -> list[ModelInfo]:
             downloaded=known.find() is not None,
             config=known.config,
         )
-        for name, known in _MODELS.items()
+        for name, known in _models().items()
     ]
 
 
@@ -267,8 +271,8 @@ def resolve_model(
         If there is no such model, it cannot be downloaded, or its file is damaged.
     """
     name = str(name_or_path)
-    if name in _MODELS:
-        known = _MODELS[name]
+    known = _models().get(name)
+    if known is not None:
         path = known.fetch(progress)
         sha256 = known.sha256 or file_sha256(path)
         return ResolvedModel(name, path, known.config, sha256)
@@ -314,11 +318,11 @@ def _fetch_repository(repo: str, revision: str, progress: Progress | None) -> Pa
 
 
 def _unknown(name: str) -> WeightsError:
-    near = difflib.get_close_matches(name, _MODELS, n=1)
+    near = difflib.get_close_matches(name, _models(), n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
     return WeightsError(
         name,
         "there is no model, folder or file of this name",
-        f"{guess}Names are {', '.join(_MODELS)}; or give a folder, a file, or a "
+        f"{guess}Names are {', '.join(_models())}; or give a folder, a file, or a "
         "repository of the hub as owner/name.",
     )
