@@ -9,6 +9,7 @@ from PIL import Image
 from napari_swin2sr.errors import OptionError
 from napari_swin2sr.training.degrade import (
     Degradation,
+    add_hot_pixels,
     add_noise,
     downscale,
     downscale_levels,
@@ -81,6 +82,15 @@ def test_noise_has_the_variance_of_photons_and_readout() -> None:
     assert noisy.var() == pytest.approx(level / photons + sigma**2, rel=0.02)
 
 
+def test_hot_pixels_are_few_and_in_all_channels() -> None:
+    image = picture(3, 100)
+    hot = add_hot_pixels(image, np.random.default_rng(0))
+    changed = np.any(hot != image, axis=0)
+    assert 1 <= changed.sum() <= 30
+    np.testing.assert_array_equal(hot[0][changed], hot[2][changed])
+    assert hot[0][changed].min() >= 0.3
+
+
 def test_jpeg_changes_little_and_keeps_the_shape() -> None:
     image = picture()
     read = through_jpeg(image, 95)
@@ -100,7 +110,7 @@ def test_samples_repeat_with_the_seed_and_grey_stays_grey() -> None:
 
 
 def test_clean_means_bicubic_without_noise() -> None:
-    degradation = Degradation(bicubic=1, area=0, psf=0, noise=0, rounding=0)
+    degradation = Degradation(bicubic=1, area=0, psf=0, noise=0, hot=0, rounding=0)
     small, clean = degradation.draw(picture(), 2, False, np.random.default_rng(0))
     assert clean
     np.testing.assert_array_equal(small, downscale(picture(), 2, "bicubic"))

@@ -198,6 +198,13 @@ def _add_images(group: Any) -> None:
         help="their read-out noise, as a share of full scale [0.002,0.02]",
     )
     group.add_argument(
+        "--hot",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="share of samples with hot pixels [%(default)s]",
+    )
+    group.add_argument(
         "--jpeg", type=float, default=0.0, metavar="SHARE", help="JPEG samples [0]"
     )
     group.add_argument(
@@ -271,6 +278,7 @@ def _train_options(args: argparse.Namespace) -> Any:
             noise=args.noise,
             photons=args.photons,
             read_noise=args.read_noise,
+            hot=args.hot,
             jpeg=args.jpeg,
         ),
         teacher_share=args.teacher_share,

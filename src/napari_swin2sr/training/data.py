@@ -313,7 +313,7 @@ def _vary_intensity(crop: Image, rng: np.random.Generator) -> Image:
     if rng.random() < 0.1:
         crop = 1 - crop
     if rng.random() < 0.5:
-        gain = rng.uniform(0.4, 1.0)
+        gain = np.exp(rng.uniform(np.log(0.1), 0.0))
         crop = crop * np.float32(gain) + np.float32(rng.uniform(0, 1 - gain))
     return np.ascontiguousarray(crop, np.float32)
 

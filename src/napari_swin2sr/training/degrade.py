@@ -167,6 +167,16 @@ def add_noise(
     return (shot + rng.normal(0.0, read_noise, image.shape)).astype(np.float32)
 
 
+def add_hot_pixels(image: Image, rng: np.random.Generator) -> Image:
+    """Replace one pixel in a thousand (at least one) of (C, H, W) by a bright value."""
+    height, width = image.shape[-2:]
+    count = 1 + int(rng.poisson(height * width / 1000))
+    rows, columns = rng.integers(0, height, count), rng.integers(0, width, count)
+    image = image.copy()
+    image[:, rows, columns] = rng.uniform(0.3, 1.0, count)
+    return image
+
+
 def through_jpeg(image: Image, quality: int) -> Image:
     """Write and read (3, H, W) float32 in [0, 1] as an 8-bit JPEG."""
     from PIL import Image as pil  # noqa: N813
@@ -191,6 +201,7 @@ class Degradation:
     noise : share of samples with noise
     photons : smallest and largest photon count at full scale (drawn log-uniformly)
     read_noise : smallest and largest read-out noise, as a share of full scale
+    hot : share of samples with a few hot pixels, which the truth does not have
     rounding : share of samples rounded to 8 bits
     jpeg : share of noise-free colour samples that go through JPEG
     """
@@ -201,6 +212,7 @@ class Degradation:
     noise: float = 0.35
     photons: tuple[float, float] = (60.0, 3000.0)
     read_noise: tuple[float, float] = (0.002, 0.02)
+    hot: float = 0.05
     rounding: float = 0.5
     jpeg: float = 0.0
 
@@ -212,7 +224,7 @@ class Degradation:
                 f"shares of bicubic, area and psf are {shares}; they must be 0 or "
                 "more and not all 0"
             )
-        for name in ("noise", "rounding", "jpeg"):
+        for name in ("noise", "hot", "rounding", "jpeg"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is not a share between 0 and 1"
@@ -251,10 +263,13 @@ class Degradation:
             photons = np.exp(rng.uniform(*np.log(self.photons)))
             read_noise = np.exp(rng.uniform(*np.log(self.read_noise)))
             small = add_noise(small, photons, read_noise, rng)
+        hot = rng.random() < self.hot
+        if hot:
+            small = add_hot_pixels(small, rng)
         compressed = not (noisy or grey) and rng.random() < self.jpeg
         if compressed:
             small = through_jpeg(small, int(rng.integers(75, 96)))
         if rng.random() < self.rounding:
             small = rounded(small)
-        clean = kind == "bicubic" and not noisy and not compressed
+        clean = kind == "bicubic" and not (noisy or hot or compressed)
         return np.repeat(small, 3, axis=0) if grey else small, clean

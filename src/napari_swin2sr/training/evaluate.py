@@ -94,13 +94,14 @@ def evaluate(
     crop: int | None = None,
     device: str = "auto",
     keep_crops: bool = False,
+    upscale: int | None = None,
 ) -> list[Score]:
     """Score every method on every image.
 
     Parameters
     ----------
-    methods : models (name, folder, file) or names of `INTERPOLATIONS`; at least one
-        is a model, and all models have the same factor
+    methods : models (name, folder, file) or names of `INTERPOLATIONS`; all models
+        have the same factor
     paths : folders of pairs, folders of images, image files
     measure : "y", "linear" or "auto" (y for 8-bit colour, linear for the rest)
     border : pixels dropped on each side, or None for the factor
@@ -108,13 +109,14 @@ def evaluate(
     crop : use only the centre of each image [px per side of the fine image]
     device : where the network runs
     keep_crops : keep a piece of each result for a picture sheet
+    upscale : factor, if there is no model among the methods
 
     Raises
     ------
     InputError
         If there is nothing to measure, or the models differ in their factor.
     """
-    upscale = common_upscale(methods)
+    upscale = common_upscale(methods) if upscale is None else upscale
     border = upscale if border is None else border
     scores = []
     for number, case in enumerate(cases(paths, upscale, crop)):

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from napari_swin2sr.errors import InferenceError, OptionError, OutputError
+from napari_swin2sr.training.attention import use_fast_attention
 from napari_swin2sr.training.data import ImageSet, Sampler
 from napari_swin2sr.training.validate import ValidationSet
 
@@ -104,6 +105,7 @@ class Trainer:
             fused=True,
         )
         self.state = _State()
+        use_fast_attention(self.network)
         if use_bfloat16(options.precision, self.device):
             mixed_precision(self.network, self.device)
 
