@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,17 +16,20 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.model.checkpoint import load_network, read_weights, save_network
-from napari_swin2sr.model.infer import infer_config
+from napari_swin2sr.model.infer import check_config, infer_config
 from napari_swin2sr.model.keys import (
     count_parameters,
     hub_shapes,
     original_shapes,
     parameters,
 )
+from napari_swin2sr.model.zoo import resolve_model
 from shared import shared_path
 from tiny import tiny_config, tiny_net
 
@@ -311,6 +315,75 @@ def test_unusual_head_is_read_with_its_configuration(tmp_path):
     safetensors.torch.save_file(net.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(WeightsError, match="the upscale factor is unknown"):
         read_weights(tmp_path / "bare.safetensors")
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_any_shapes_give_a_configuration_or_a_weights_error(data):
+    config = tiny_config()
+    family = data.draw(st.sampled_from([original_shapes, hub_shapes]))
+    shapes = dict(family(config))
+    tables = {k: tuple(v.shape) for k, v in derived(config, 16).items()}
+    shapes |= tables if family is original_shapes else {}
+    telling = [k for k in shapes if "qkv" not in k or "logit" in k]
+    for _ in range(data.draw(st.integers(0, 4))):
+        name = data.draw(st.sampled_from(telling))
+        shape = st.lists(st.sampled_from([0, 1, 2, 3, 12, 27, 70_000]), max_size=5)
+        if data.draw(st.booleans()):
+            shapes.pop(name, None)
+        else:
+            shapes[name] = tuple(data.draw(shape))
+    for attempt in (
+        lambda: infer_config(shapes, "a"),
+        lambda: check_config(config, shapes, "a"),
+    ):
+        with contextlib.suppress(WeightsError):
+            attempt()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"window_size": 4000}, {"depths": (60_000,) * 2}, {"depths": [9] * 900}],
+)
+def test_configurations_that_would_fill_the_memory(changes, tmp_path):
+    net = tiny_net()
+    values = net.config.to_dict() | changes | {"image_size": 8000}
+    values["num_heads"] = [2] * len(values["depths"])
+    metadata = {"config": json.dumps(values)}
+    alone = tmp_path / "alone.safetensors"
+    safetensors.torch.save_file(net.state_dict(), alone, metadata)
+    folder = tmp_path / "folder"
+    save_network(net, folder)
+    (folder / "config.json").write_text(json.dumps(values))
+    for path in (alone, folder):
+        with pytest.raises(WeightsError, match="no Swin2SR network has more"):
+            resolve_model(path)
+        with pytest.raises(WeightsError, match="no Swin2SR network has more"):
+            load_network(path)
+    with pytest.raises(WeightsError, match="no Swin2SR network has more"):
+        load_network(alone, Swin2SRConfig.from_dict(values))
+
+
+def test_position_table_that_would_fill_the_memory(tmp_path):
+    state = original_weights("light_x2")
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        name = f"layers.{i}.residual_group.blocks.{j}.attn.relative_coords_table"
+        state[name] = torch.zeros(1, 599, 599, 2)
+    with pytest.raises(WeightsError, match="a window of 300"):
+        read_weights(write(tmp_path / "a.pth", state))
+
+
+@pytest.mark.parametrize("kind", ["huge", "pipe"])
+def test_configuration_file_that_is_none(kind, tmp_path):
+    save_network(tiny_net(), tmp_path)
+    config = tmp_path / "config.json"
+    if kind == "huge":
+        os.truncate(config, 1 << 40)
+    else:
+        config.unlink()
+        os.mkfifo(config)
+    with pytest.raises(WeightsError, match="no regular file of at most"):
+        load_network(tmp_path)
 
 
 # -- in and out ----------------------------------------------------------------------

@@ -35,6 +35,10 @@ ANOTHER_MODEL = "Give the weights of a Swin2SR network: see `napari-swin2sr mode
 METADATA_CONFIG = "config"
 """Metadata entry of a safetensors file with its configuration, as JSON."""
 
+_MAX_WINDOW = 32
+_MAX_LAYERS = 1000
+_MAX_CONFIG_BYTES = 1 << 20
+
 _FIRST_NAMES = 5
 """How many names a message lists."""
 
@@ -138,15 +142,31 @@ def stated_config(file: WeightsFile, *, in_folder: bool) -> Swin2SRConfig | None
     """
     beside = file.path.parent / CONFIG_NAME
     if (in_folder or file.path.name in WEIGHTS_NAMES) and beside.exists():
-        return Swin2SRConfig.from_pretrained(beside)
+        if not beside.is_file() or beside.stat().st_size > _MAX_CONFIG_BYTES:
+            reason = f"it is no regular file of at most {_MAX_CONFIG_BYTES} bytes"
+            raise WeightsError(beside, reason, ANOTHER_MODEL)
+        return _plausible(Swin2SRConfig.from_pretrained(beside), beside)
     text = file.header.metadata.get(METADATA_CONFIG) if file.header else None
     if text is None:
         return None
     try:
-        return Swin2SRConfig.from_dict(json.loads(text))
+        config = Swin2SRConfig.from_dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
         reason = f"its metadata holds no valid configuration ({error})"
         raise WeightsError(file.path, reason, ANOTHER_MODEL) from None
+    return _plausible(config, file.path)
+
+
+def _plausible(config: Swin2SRConfig, source: str | PathLike[str]) -> Swin2SRConfig:
+    """Refuse networks whose tables alone would fill the memory."""
+    layers, window = sum(config.depths), config.window_size
+    if layers > _MAX_LAYERS or window > _MAX_WINDOW:
+        reason = (
+            f"it claims {layers} layers and a window of {window}; no Swin2SR network "
+            f"has more than {_MAX_LAYERS} and {_MAX_WINDOW}"
+        )
+        raise WeightsError(source, reason, ANOTHER_MODEL)
+    return config
 
 
 def recognise(names: Collection[str], source: str | PathLike[str]) -> None:
@@ -209,7 +229,8 @@ def infer_config(shapes: Mapping[str, Shape], source: str | PathLike[str]) -> In
         restores = fields["upsampler"] == ""
         fields["img_range"] = 255.0 if restores else 1.0
         fields |= window or {"window_size": 7 if restores else 8}
-        return Inferred(Swin2SRConfig(**fields), window_known=bool(window))
+        config = _plausible(Swin2SRConfig(**fields), source)
+        return Inferred(config, window_known=bool(window))
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
         reason = f"the tensors do not fit together: {what}"
@@ -284,12 +305,12 @@ def _head(shapes: Mapping[str, Shape], names: _Names) -> dict[str, Any]:
 def _window(shapes: Mapping[str, Shape], names: _Names) -> dict[str, int]:
     """Read the window off tables that most files leave out; empty if they do."""
     table = shapes.get(names.layer.format(0, 0) + names.offsets)
-    if table is None:
+    if table is None or len(table) != 4:
         return {}
     window = (table[1] + 1) // 2
     second = names.layer.format(0, 1)
     mask = shapes.get(second + names.mask)
-    if mask is not None:
+    if mask:
         return {"window_size": window, "image_size": math.isqrt(mask[0]) * window}
     if second + names.heads in shapes and names is _ORIGINAL:
         return {"window_size": window, "image_size": window}  # never shifted
@@ -310,6 +331,7 @@ def check_config(
         or else the first tensors that are missing, unexpected or of another shape.
     """
     recognise(shapes, source)
+    _plausible(config, source)
     original = is_original(shapes)
     names = _ORIGINAL if original else _HUB
     window = _window(shapes, names)
