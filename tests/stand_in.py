@@ -7,6 +7,7 @@ runs as ever, and the expected result can be written down in NumPy.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -65,3 +66,18 @@ def install() -> None:
     from napari_swin2sr import upscale
 
     upscale.ModelHandle = StandIn
+
+
+def run_in_new_process(source, target, options: dict, smallest_level: int) -> list[str]:
+    """Return a command that upscales a file with the stand-in, and says "ready"."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import stand_in; stand_in.install()\n"
+        "from napari_swin2sr import upscale_file, work\n"
+        "work.SMALL_RESULT_BYTES = 0\n"
+        "from napari_swin2sr.io import blocks\n"
+        f"blocks.SMALLEST_LEVEL = {smallest_level}\n"
+        "print('ready', flush=True)\n"
+        f"upscale_file({str(source)!r}, {str(target)!r}, **{options!r})\n"
+    )
+    return [sys.executable, "-c", code, str(Path(__file__).parent)]
