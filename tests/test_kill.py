@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -14,6 +15,8 @@ import tifffile
 
 import stand_in
 from io_images import noise
+
+logger = logging.getLogger(__name__)
 
 SIDE, TILE, SMALLEST = 384, 64, 200
 SECONDS_PER_TILE = "0.02"
@@ -89,6 +92,9 @@ class Killer:
             self.lost += len(before.keys() - after.keys())
             self.recomputed += sum(after.get(k, v) != v for k, v in before.items())
             self.strays_seen += len(list(self.store.rglob("*.partial")))
+            logger.info(
+                "kill %d: %d tiles, %d strays", self.kills, len(after), self.strays_seen
+            )
         return False
 
 
@@ -144,9 +150,9 @@ def test_killed_a_few_times(tmp_path, suffix, options):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("ome_version", ["0.5", "0.4"])
-def test_killed_fifty_times(tmp_path, record_property, ome_version):
+def test_killed_fifty_times(tmp_path, ome_version):
     killer = kill_often(
         tmp_path, ".ome.zarr", {"ome_version": ome_version}, kills=50, seed=7
     )
-    record_property("strays seen after kills", killer.strays_seen)
+    assert killer.strays_seen < killer.kills * 8  # at most one per writing thread
     assert killer.kills == 50
