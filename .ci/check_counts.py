@@ -40,11 +40,12 @@ def reported(report: Path) -> dict[str, list[str | None]]:
     """Return test file -> one entry per test: None if it ran, else why it did not."""
     tests: dict[str, list[str | None]] = defaultdict(list)
     for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314  (our own file)
-        parts = case.get("classname", "").split(".")
-        file = next((i for i, part in enumerate(parts) if part.startswith("test_")), 0)
-        skipped = case.find("skipped")
-        reason = None if skipped is None else skipped.get("message", "no reason given")
-        tests["/".join(parts[: file + 1]) + ".py"].append(reason)
+        # a file that is skipped while it is imported has a name but no file
+        file = case.get("file") or case.get("name", "").replace(".", "/") + ".py"
+        skipped, reason = case.find("skipped"), None
+        if skipped is not None:
+            reason = f"{skipped.get('message', '')} {skipped.text or ''}".strip()
+        tests[file].append(reason)
     return tests
 
 

@@ -34,15 +34,19 @@ def test_report_is_read_by_file(check, tmp_path):
     report = tmp_path / "report.xml"
     report.write_text(
         """<testsuites><testsuite>
-        <testcase classname="tests.test_a" name="one"/>
-        <testcase classname="tests.test_a.TestGroup" name="two"/>
-        <testcase classname="tests.io.test_b" name="three">
-        <skipped message="needs CUDA"/></testcase>
+        <testcase file="tests/test_a.py" classname="tests.test_a" name="one"/>
+        <testcase file="tests/test_a.py" classname="tests.test_a.TestB" name="two"/>
+        <testcase file="tests/io/test_b.py" name="three">
+        <skipped message="needs CUDA">tests/io/test_b.py:9: needs CUDA</skipped>
+        </testcase>
+        <testcase classname="" name="tests.test_c"><skipped
+        message="collection skipped">(line 3, 'no Qt')</skipped></testcase>
         </testsuite></testsuites>"""
     )
     assert check.reported(report) == {
         "tests/test_a.py": [None, None],
-        "tests/io/test_b.py": ["needs CUDA"],
+        "tests/io/test_b.py": ["needs CUDA tests/io/test_b.py:9: needs CUDA"],
+        "tests/test_c.py": ["collection skipped (line 3, 'no Qt')"],
     }
 
 
