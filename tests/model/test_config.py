@@ -202,3 +202,12 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
     with pytest.raises(AttributeError, match="Swin3SR"):
         package.Swin3SR  # noqa: B018
+
+
+def test_a_name_stands_for_the_configuration_of_its_model():
+    from napari_swin2sr.model import Swin2SRImageProcessor
+    from napari_swin2sr.model.zoo import resolve_model
+
+    expected = Swin2SRConfig.from_pretrained(resolve_model("default").path)
+    assert Swin2SRConfig.from_pretrained("default") == expected
+    assert Swin2SRImageProcessor.from_pretrained("default").size_divisor == 8

@@ -231,7 +231,10 @@ class Swin2SRConfig:
         if not path.exists():
             from napari_swin2sr.model.zoo import resolve_model  # may download
 
-            path = Path(resolve_model(str(name_or_path)).path)
+            resolved = resolve_model(str(name_or_path))
+            if resolved.config is not None:
+                return resolved.config
+            path = Path(resolved.path)
         if path.is_dir():
             path = path / CONFIG_NAME
         elif path.suffix != ".json":

@@ -106,21 +106,24 @@ class CpuForward:
         pixels = body.normalise(pad_to_window(x, config.window_size))
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         shallow = body.first_convolution(pixels)
-        stream = body.embeddings["patch_embeddings"](shallow)
-        stream = self.run_stages(stream)
-        deep = body.layernorm(stream).permute(0, 3, 1, 2)
-        features = body.conv_after_body(deep) + shallow
+        features = self.run_body(shallow)
         result = body.denormalise(net.head(features, pixels, grey))
         upscale = config.upscale
         return result[..., : upscale * height, : upscale * width]
 
-    def run_stages(self, stream: Tensor) -> Tensor:
-        """Apply the transformer to (N, H, W, C)."""
+    def run_body(self, shallow: Tensor) -> Tensor:
+        """Turn the first convolution's result (N, C, H, W) into the head's input.
+
+        Maps of a whole image are let go as soon as they have served.
+        """
+        body = self.net.swin2sr
+        stream = body.embeddings["patch_embeddings"](shallow)
         plan = WindowPlan.of(stream, self.window, self.shift)
         with single_threaded_workers(torch.get_num_threads()) as pool:
             for stage in self.stages:
-                stream = stream + stage(stream, plan, self.mask, pool)
-        return stream
+                stream = stage(stream, plan, self.mask, pool).add_(stream)
+        stream = body.layernorm(stream).permute(0, 3, 1, 2)
+        return cast("Tensor", body.conv_after_body(stream).add_(shallow))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,7 @@ class PackedStage:
             for _ in pool.map(run, range(0, len(rows), group)):
                 pass
             rows, order = result, wanted
+            del run, result  # the function's defaults hold maps, too
         rows = rows.index_select(0, moves(order, torch.arange(len(rows))))
         image = rows.view(stream.shape).permute(0, 3, 1, 2)
         return cast("Tensor", self.convolution(image).permute(0, 2, 3, 1))

@@ -150,7 +150,10 @@ class Swin2SRImageProcessor:
         if not folder.exists():
             from napari_swin2sr.model.zoo import resolve_model  # may download
 
-            folder = Path(resolve_model(str(name_or_path)).path)
+            resolved = resolve_model(str(name_or_path))
+            if resolved.config is not None:
+                return cls(size_divisor=resolved.config.window_size)
+            folder = Path(resolved.path)
         if not folder.is_dir():
             folder = folder.parent
         settings, found = {}, False

@@ -473,8 +473,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         from napari_swin2sr.model.checkpoint import load_network
         from napari_swin2sr.model.zoo import resolve_model
 
-        resolved = resolve_model(str(name_or_path))
-        return load_network(resolved.path, config or resolved.config)
+        found = resolve_model(str(name_or_path))
+        return load_network(found.path, config or found.config, sha256=found.sha256)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder; return it."""
