@@ -177,6 +177,11 @@ def recognise(names: Collection[str], source: str | PathLike[str]) -> None:
     WeightsError
         If these are not the parameter names of a Swin2SR network.
     """
+    if any(name.startswith(("layers_hf.", "conv_first_hf.")) for name in names):
+        reason = (
+            "this is a Swin2SR with the head pixelshuffle_hf, which is not supported"
+        )
+        raise WeightsError(source, reason, ANOTHER_MODEL)
     kind = _other_kind(names)
     if kind is not None:
         raise WeightsError(source, f"this is {kind}, not Swin2SR", ANOTHER_MODEL)
@@ -193,8 +198,6 @@ def _other_kind(names: Collection[str]) -> str | None:
     if some("relative_position_bias_table"):
         is_hat = some(r"overlap_attn|\.conv_block\.")
         return "HAT" if is_hat else "SwinIR" if some("^conv_first") else "a Swin model"
-    if some(r"^(layers_hf|conv_first_hf)\."):
-        return "Swin2SR with the head pixelshuffle_hf, which is not supported; it is"
     is_attention = some(r"logit_scale$") and some(
         r"cpb_mlp|continuous_position_bias_mlp"
     )
