@@ -489,7 +489,7 @@ for other, names in OTHERS.items():
         return put(folder, saved({"conv_first.weight": torch.ones(2)} | tensors))
 
 
-@row("W38-hf", "pixelshuffle_hf, which is not supported")
+@row("W38-hf", "pixelshuffle_hf of this Swin2SR is not supported")
 def _head_hf(folder):
     tensors = dict.fromkeys(("conv_first.weight", "layers_hf.0.weight"), torch.ones(2))
     return put(folder, saved({k: v.clone() for k, v in tensors.items()}))
