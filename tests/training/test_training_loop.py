@@ -12,7 +12,7 @@ import torch
 from napari_swin2sr.errors import Cancelled, InferenceError, OptionError, OutputError
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.degrade import Degradation
-from napari_swin2sr.training.loop import STATE_NAME, Trainer, schedule
+from napari_swin2sr.training.loop import INTENSITY, STATE_NAME, Trainer, schedule
 from napari_swin2sr.training.options import TrainOptions
 from napari_swin2sr.training.start import bicubic_network
 from napari_swin2sr.training.teacher import TeacherPool, label_crops
@@ -101,6 +101,19 @@ def test_another_geometry_is_not_continued(images: ImageSet, tmp_path: Path) -> 
     other = Trainer(tiny_net(), images, TrainOptions(patch=16), tmp_path)
     with pytest.raises(OptionError, match="another geometry"):
         other.resume()
+
+
+def test_a_wrong_mean_costs_more_than_a_wrong_pattern(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(images, tmp_path)
+    truth = torch.full((2, 3, 8, 8), 0.5)
+    checks = 1 - 2 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)
+    losses = []
+    for error in (torch.tensor(0.1), 0.1 * checks):
+        monkeypatch.setattr(run.network, "upscale_tile", lambda x, e=error: truth + e)
+        losses.append(float(run.loss(truth, truth, truth)))
+    assert losses == pytest.approx([0.1 * (1 + INTENSITY), 0.1])
 
 
 def test_divergence_is_an_error(images: ImageSet, tmp_path: Path) -> None:
