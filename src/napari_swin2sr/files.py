@@ -23,6 +23,7 @@ from napari_swin2sr.io.formats import (
     kind_of_target,
     local_path,
 )
+from napari_swin2sr.io.identity import sample_hash
 from napari_swin2sr.io.ome_zarr import ZARR_FORMAT, ome_attributes
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.resume import finishing, locked
@@ -48,6 +49,7 @@ from napari_swin2sr.work import Work
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from napari_swin2sr.image import SpatialImage
     from napari_swin2sr.io.tile_store import TileStore
     from napari_swin2sr.options import Halo, RangeSpec
 
@@ -167,16 +169,69 @@ def upscale_file(
         open_image(source, series=series, level=level, axes=axes, rgb=rgb), options
     )
     work = Work.plan(source, target, kind, image, options, ome_version, cog)
-    with _alone(work.target, own_part):
+    return _carry_out(work, how, resume, overwrite, verify, check_space)
+
+
+def upscale_image(
+    image: SpatialImage,
+    target: str | os.PathLike[str],
+    options: UpscaleOptions | None = None,
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    cancel: CancelToken | None = None,
+    ome_version: str = "0.5",
+    check_space: bool = True,
+) -> Path | str:
+    """Super-resolve pixels that are in memory, or behind any array, into a file.
+
+    As `upscale_file`. An unfinished result is gone on with if a sample of the pixels
+    is the same as when it was begun.
+
+    Parameters
+    ----------
+    image : pixels and their meaning; its `source` names them in messages
+    target, resume, overwrite, progress, cancel, ome_version, check_space :
+        as for `upscale_file`
+    options : how; its `axes` and `rgb` overrule the image's
+
+    Returns
+    -------
+    the target, as a path (or the URL as given)
+    """
+    options = UpscaleOptions() if options is None else options
+    if ome_version not in ZARR_FORMAT:
+        raise OptionError(f"ome_version={ome_version!r} is neither '0.5' nor '0.4'")
+    kind = kind_of_target(target)
+    image = as_image(image, options)
+    named = Path(image.source).expanduser() if image.source else Path()
+    is_file = bool(image.source) and not is_url(image.source) and named.exists()
+    source = f"array:/{named.name}?{sample_hash(image)}"
+    check_place(image.source if is_file else source, target)
+    how = Running(progress=progress, cancel=cancel)
+    work = Work.plan(source, target, kind, image, options, ome_version, cog=False)
+    return _carry_out(work, how, resume, overwrite, False, check_space)
+
+
+def _carry_out(
+    work: Work,
+    how: Running,
+    resume: bool,
+    overwrite: bool,
+    verify: bool,
+    check_space: bool,
+) -> Path | str:
+    with _alone(work.target, how.part):
         if work.is_done_already(overwrite):
-            if verify and isinstance(work.target, Path) and kind is Kind.ZARR:
+            if verify and isinstance(work.target, Path) and work.kind is Kind.ZARR:
                 _redo_damaged(work, how)
             else:
                 _report_done(work, how)
             return work.target
-        if own_part is None:
+        if how.part is None:
             work.tidy_up()
-        if work.fits_in_memory and executor is None and own_part is None:
+        if work.fits_in_memory and how.executor is None and how.part is None:
             _run_in_memory(work, how)
         else:
             _run_in_store(work, how, resume, overwrite, verify, check_space)
