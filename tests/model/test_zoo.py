@@ -28,6 +28,7 @@ PUBLISHED = {m.name: m for m in list_models()}
 def test_names():
     assert list(PUBLISHED) == [
         "default",
+        "default-clean",
         "lightweight-x2",
         "classical-x2",
         "classical-x4",
@@ -41,6 +42,7 @@ def test_names():
     ("name", "upscale", "window", "channels", "million"),
     [
         ("default", 2, 8, 3, 0.256),
+        ("default-clean", 2, 8, 3, 0.256),
         ("lightweight-x2", 2, 8, 3, 1.005),
         ("classical-x2", 2, 8, 3, 12.09),
         ("classical-x4", 4, 8, 3, 12.24),
@@ -74,12 +76,13 @@ def test_infos_can_be_written_as_json():
     assert '"compressed-x4"' in text
 
 
-def test_embedded_default():
-    found = resolve_model("default")
+@pytest.mark.parametrize("name", ["default", "default-clean"])
+def test_embedded(name):
+    found = resolve_model(name)
     content = found.path.read_bytes()
     assert found.path.is_relative_to(Path(napari_swin2sr.__file__).parent)
     assert found.sha256 == hashlib.sha256(content).hexdigest()
-    info = PUBLISHED["default"]
+    info = PUBLISHED[name]
     assert info.downloaded
     assert (info.sha256, info.n_bytes) == (found.sha256, len(content))
     assert Swin2SRConfig.from_pretrained(found.path.parent) == found.config

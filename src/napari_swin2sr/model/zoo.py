@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _EMBEDDED = Path(__file__).parents[1] / "models" / "default"
 
+_EMBEDDED_CLEAN = Path(__file__).parents[1] / "models" / "default-clean"
+
 _RELEASE = "https://github.com/mv-lab/swin2sr/releases/download/v0.0.1/"
 
 _HUB_ID = re.compile(
@@ -110,6 +112,7 @@ class _Published:
     sha256: str | None = None
     n_bytes: int | None = None
     licence: str = "Apache-2.0"
+    folder: Path | None = None
 
     @property
     def is_url(self) -> bool:
@@ -122,7 +125,7 @@ class _Published:
             path = cache_folder() / self.filename
             return path if path.exists() else None
         if self.source == "embedded":
-            return _EMBEDDED / self.filename
+            return (self.folder or _EMBEDDED) / self.filename
         return find_in_hub_cache(self.source, self.filename, self.revision)
 
     def fetch(self, progress: Progress | None) -> Path:
@@ -135,7 +138,8 @@ class _Published:
                 progress=progress,
             )
         if self.source == "embedded":
-            return read_weights_file(_EMBEDDED / self.filename, sha256=self.sha256).path
+            path = (self.folder or _EMBEDDED) / self.filename
+            return read_weights_file(path, sha256=self.sha256).path
         return fetch_hub(
             self.source,
             self.filename,
@@ -147,6 +151,9 @@ class _Published:
 
 DEFAULT_SHA256 = "c7878001833c8072cdef376e4f99247155a28d8e967fa04478e68cb470ef5cb4"
 """Hash of the embedded weights: to be changed with them."""
+
+CLEAN_SHA256 = "5e37918274c3429ed308b6e5b6c47abc138dbbdb17cc279464efcc807c6ae147"
+"""Hash of the embedded weights for clean images."""
 
 _DOWNLOADABLE = {
     "lightweight-x2": _Published(
@@ -217,7 +224,7 @@ _DOWNLOADABLE = {
 
 @functools.cache
 def _models() -> dict[str, _Published]:
-    """Return all models that have a name; what the embedded one is, its files tell."""
+    """Return all models that have a name; what embedded ones are, their files tell."""
     embedded = _Published(
         purpose="grey and colour images with noise: microscopy, histology, satellite, "
         "photographs; small and fast, part of this package",
@@ -228,7 +235,18 @@ def _models() -> dict[str, _Published]:
         n_bytes=(_EMBEDDED / WEIGHTS_NAMES[0]).stat().st_size,
         licence="BSD-3-Clause",
     )
-    return {"default": embedded, **_DOWNLOADABLE}
+    clean = _Published(
+        purpose="clean images only (it amplifies noise): photographs, microscopy, "
+        "satellite; small and fast, part of this package",
+        config=Swin2SRConfig.from_pretrained(_EMBEDDED_CLEAN),
+        source="embedded",
+        filename=WEIGHTS_NAMES[0],
+        sha256=CLEAN_SHA256,
+        n_bytes=(_EMBEDDED_CLEAN / WEIGHTS_NAMES[0]).stat().st_size,
+        licence="BSD-3-Clause",
+        folder=_EMBEDDED_CLEAN,
+    )
+    return {"default": embedded, "default-clean": clean, **_DOWNLOADABLE}
 
 
 def list_models() -> list[ModelInfo]:
