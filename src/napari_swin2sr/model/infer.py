@@ -178,9 +178,7 @@ def recognise(names: Collection[str], source: str | PathLike[str]) -> None:
         If these are not the parameter names of a Swin2SR network.
     """
     if any(name.startswith(("layers_hf.", "conv_first_hf.")) for name in names):
-        reason = (
-            "this is a Swin2SR with the head pixelshuffle_hf, which is not supported"
-        )
+        reason = "the head pixelshuffle_hf of this Swin2SR is not supported"
         raise WeightsError(source, reason, ANOTHER_MODEL)
     kind = _other_kind(names)
     if kind is not None:
