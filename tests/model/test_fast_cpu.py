@@ -19,8 +19,6 @@ from napari_swin2sr.model.fast_cpu import CpuForward
 sys.path.insert(0, str(Path(__file__).parent))
 from golden import TOLERANCE, VARIANTS, make_network, pad_like_reference, read_cases
 
-CPU = torch.device("cpu")
-
 
 def tiny(**values):
     torch.manual_seed(0)
@@ -109,7 +107,7 @@ def test_bfloat16_is_close():
     net = make_network("light_x2")
     x = torch.from_numpy(read_cases("light_x2")[0].x)[None]
     with torch.inference_mode():
-        error = prepare(net, CPU, "bf16")(x) - net.upscale_tile(x)
+        error = CpuForward(net, torch.bfloat16)(x) - net.upscale_tile(x)
     assert 0 < error.square().mean().sqrt() < 0.02
 
 

@@ -83,16 +83,20 @@ class CpuForward:
         self, net: Swin2SRForImageSuperResolution, half: torch.dtype = torch.float32
     ) -> None:
         self.net = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
-        self.window = net.config.attention_window
-        self.shift = net.config.shift_size
         with torch.no_grad():
-            self.mask = LOG2E * shift_mask(
-                2 * self.window, 2 * self.window, self.window, self.shift, torch.ones(1)
-            ).squeeze(1)  # windows elsewhere, at the right, at the bottom, at both
-            self.stages = [
-                PackedStage.of(cast("Stage", stage), half)
-                for stage in self.net.swin2sr.encoder.stages
-            ]
+            self.pack(half)
+
+    def pack(self, half: torch.dtype) -> None:
+        """Pack the transformer's weights."""
+        self.window = self.net.config.attention_window
+        self.shift = self.net.config.shift_size
+        self.mask = LOG2E * shift_mask(
+            2 * self.window, 2 * self.window, self.window, self.shift, torch.ones(1)
+        ).squeeze(1)  # windows elsewhere, at the right, at the bottom, at both
+        self.stages = [
+            PackedStage.of(cast("Stage", stage), half)
+            for stage in self.net.swin2sr.encoder.stages
+        ]
 
     @torch.inference_mode()
     def __call__(self, x: Tensor) -> Tensor:
@@ -104,19 +108,19 @@ class CpuForward:
             x = x.expand(-1, config.num_channels, -1, -1)
         body.check_input(x)
         pixels = body.normalise(pad_to_window(x, config.window_size))
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        shallow = body.first_convolution(pixels)
-        features = self.run_body(shallow)
+        features = self.run_body(pixels)
         result = body.denormalise(net.head(features, pixels, grey))
         upscale = config.upscale
         return result[..., : upscale * height, : upscale * width]
 
-    def run_body(self, shallow: Tensor) -> Tensor:
-        """Turn the first convolution's result (N, C, H, W) into the head's input.
+    def run_body(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels (N, channels, H, W) into the head's input.
 
         Maps of a whole image are let go as soon as they have served.
         """
         body = self.net.swin2sr
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        shallow = body.first_convolution(pixels)
         stream = body.embeddings["patch_embeddings"](shallow)
         plan = WindowPlan.of(stream, self.window, self.shift)
         with single_threaded_workers(torch.get_num_threads()) as pool:
