@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_swin2sr.image import SpatialImage
 from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.plugin.resample import slices_at, tile_grid
 
@@ -85,14 +86,16 @@ def wait_until():
     """Give a function that waits for a condition, turning the event loop if any."""
 
     def wait(condition, timeout=30.0):
+        from qtpy.QtTest import QTest
         from qtpy.QtWidgets import QApplication
 
         end = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < end, "it never happened"
             if QApplication.instance() is not None:
-                QApplication.processEvents()
-            time.sleep(0.005)
+                QTest.qWait(5)  # deletes what waits for it, too
+            else:
+                time.sleep(0.005)
 
     return wait
 
@@ -157,3 +160,60 @@ def settle(wait_until):
             wait_until(lambda: all(one.pyramid.idle for one in live_layers()))
 
     return wait
+
+
+@pytest.fixture(autouse=True)
+def cold(monkeypatch):
+    """Keep the widget from loading PyTorch in the background of other tests."""
+    from napari_swin2sr.plugin import widget
+
+    monkeypatch.setattr(widget, "warm_up", lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def no_progress_left():
+    """Every progress bar is closed, however a run ends."""
+    from napari.utils.progress import progress
+
+    yield
+    assert not progress._all_instances
+    progress._all_instances.clear()
+
+
+@pytest.fixture
+def fake_run(monkeypatch, fake_model):
+    """Let runs repeat pixels in tiles of 16; count, delay or fail their tiles."""
+    import napari_swin2sr.upscale
+    from napari_swin2sr.axes import resolve_axes
+    from napari_swin2sr.intensity import ValueRange
+    from napari_swin2sr.lazy import LazyUpscaled
+    from napari_swin2sr.plugin import jobs
+    from napari_swin2sr.tiling import plan_tiles
+
+    fake_model.calls = 0
+    fake_model.threads = set()
+
+    def block(tiles):
+        fake_model.calls += 1
+        fake_model.threads.add(threading.current_thread())
+        time.sleep(fake_model.seconds)
+        if fake_model.error is not None:
+            raise fake_model.error
+        return tiles.repeat(2, -1).repeat(2, -2)
+
+    block.upscale = fake_model.upscale
+    block.name, block.sha256 = "fake", "0" * 64
+
+    def plan(image, options, report, token):
+        layout = resolve_axes(image.shape, image.axes)
+        tiles = plan_tiles(layout.plane_shape, core=16, halo=0)
+        ranges = (ValueRange(0, 255),) * layout.n_channels
+        return LazyUpscaled(image.data, layout, tiles, ranges, block)
+
+    fake_model.lazy_of = lambda pixels: plan(
+        SpatialImage(data=pixels, axes="YX"), None, None, None
+    )
+    monkeypatch.setattr(jobs, "plan", plan)
+    monkeypatch.setattr(jobs, "find_model", lambda options, report, token: fake_model)
+    monkeypatch.setattr(napari_swin2sr.upscale, "provenance", lambda lazy: {})
+    return fake_model

@@ -185,14 +185,17 @@ def _editor(name: str) -> Any:
     """Return an editor for an option, by the type and choices that its field has."""
     field = _FIELDS[name]
     unit = field.metadata["unit"]
+    if name == "rgb":
+        return CheckBox(
+            name=name,
+            text="last axis holds RGB samples",
+            tooltip=field.metadata["help"],
+        )
     common: dict[str, Any] = {
         "name": name,
-        "label": name.replace("_", " ").replace("rgb", "RGB")
-        + (f" ({unit})" if unit else ""),
+        "label": name.replace("_", " ") + (f" ({unit})" if unit else ""),
         "tooltip": field.metadata["help"],
     }
-    if name == "rgb":
-        return CheckBox(text="last axis holds RGB samples", **common)
     if field.metadata["choices"]:
         return narrow(ComboBox(choices=field.metadata["choices"], **common))
     if name == "model":

@@ -24,6 +24,7 @@ from napari_swin2sr.errors import Swin2SRError
 from napari_swin2sr.plugin.estimate import forecast
 from napari_swin2sr.plugin.form import OptionsForm, narrow, note
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, MODES, REGION, Request, job
+from napari_swin2sr.plugin.placement import METADATA_KEY
 from napari_swin2sr.plugin.provenance import as_command_line, as_python
 from napari_swin2sr.plugin.source import layer_source, refusal
 from napari_swin2sr.plugin.visible import camera_of
@@ -110,8 +111,9 @@ class SuperResolutionWidget(Container[Any]):
     @property
     def layers(self) -> list[Image]:
         """What a run works on: the chosen layer, or all selected ones."""
-        if self._all.value and self._all.visible:
-            return self._selected()
+        selected = self._selected()
+        if self._all.value and len(selected) > 1:
+            return selected
         return [] if self.layer is None else [self.layer]
 
     def reset_choices(self, *_: Any) -> None:
@@ -221,7 +223,8 @@ class SuperResolutionWidget(Container[Any]):
         if self._closed:
             return
         active = self._viewer.layers.selection.active
-        if active is not None and active in self._layer.choices:
+        # Results become active, too; they are chosen by hand only.
+        if active in self._layer.choices and METADATA_KEY not in active.metadata:
             self._layer.value = active
         self._layer_changed(self.layer)
 

@@ -176,15 +176,18 @@ class Run:
                 self._post(State(_progress_text(job, event), event.done, event.total))
 
     def _show(self, state: State) -> None:
-        if self._bar is None:
+        bar = self._bar
+        if bar is None:
             return
-        if state.total and self._bar.total != state.total:
-            self._bar.reset(total=state.total)
-        if state.total:
-            self._bar.update(state.done - self._bar.n)
-        self._bar.set_description(state.text[:60])
         if not self.token.is_set():
             self._changed(state)
+        # napari's bar turns the event loop, so that the end may come in here
+        if state.total and bar.total != state.total:
+            bar.reset(total=state.total)
+        if self._bar is bar:
+            bar.set_description(state.text[:60])
+        if self._bar is bar and state.total:
+            bar.update(state.done - bar.n)
 
     def _done(self, job: Job, result: Any) -> None:
         if self.token.worker.abort_requested:  # the window is closing

@@ -1,0 +1,111 @@
+"""Pixels as they are into OME-Zarr or OME-TIFF, block by block, with a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from napari_swin2sr.axes import resolve_axes
+from napari_swin2sr.image import SpatialImage
+from napari_swin2sr.intensity import ValueRange
+from napari_swin2sr.reading import read_block
+from napari_swin2sr.tiling import plan_tiles
+
+
+class Copied:
+    """An image as blocks to be stored: what a `LazyUpscaled` is, without a network."""
+
+    upscale, nodata = 1, None
+
+    def __init__(self, image: SpatialImage) -> None:
+        self.source = image.data
+        self.axes = image.axes
+        self.layout = resolve_axes(image.shape, image.axes)
+        self.shape = self.layout.shape
+        self.dtype = image.data.dtype
+        self.plan = plan_tiles(
+            self.layout.plane_shape, halo=0, multiple_of=1, upscale=1, padded=True
+        )
+        grid = list(self.shape)
+        grid[self.layout.y], grid[self.layout.x] = self.plan.grid_shape
+        if self.layout.s is not None:
+            grid[self.layout.s] = 1
+        self.grid = tuple(grid)
+        self.n_blocks = self.layout.n_planes * len(self.plan)
+
+    def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
+        """Tell where a block lies."""
+        stack = tuple(index[axis] for axis in self.layout.stack_axes)
+        tile = self.plan.tile_at(index[self.layout.y], index[self.layout.x])
+        return self.layout.plane_index(stack, tile.core)
+
+    def block_at(self, index: tuple[int, ...]) -> NDArray[Any]:
+        """Read a block."""
+        return read_block(self.source, self.slices_at(index))
+
+
+def write_image(
+    image: SpatialImage, target: Path, progress: Callable[[object], None]
+) -> None:
+    """Write an image whose `data` are blocks: `Copied` or `LazyUpscaled`.
+
+    The blocks go into a store beside the target first, so that nothing unfinished
+    ever has its name, and an old file stays until the new one is whole.
+
+    Raises
+    ------
+    OutputError
+        If the target cannot be written.
+    """
+    from napari_swin2sr.export import export
+    from napari_swin2sr.io.formats import Kind, kind_of_target
+    from napari_swin2sr.io.ome_zarr import ome_attributes
+    from napari_swin2sr.io.tile_store import stored_axes, stored_shape
+    from napari_swin2sr.tile_job import Running, TileJob, discard
+
+    kind = kind_of_target(target)
+    as_zarr = kind is Kind.ZARR
+    draft = target.with_name(f"{target.name}.unfinished.zarr")
+    discard(draft)
+    job = TileJob(
+        place=draft,
+        lazy=image.data,
+        axes=stored_axes(image.axes) if as_zarr else image.axes,
+        shape=stored_shape(image.axes, image.shape) if as_zarr else image.shape,
+        zarr_format=3,
+        fingerprint={},
+    )
+    store = job.open()
+    how = Running(progress=progress)
+    try:
+        job.run_tiles(store, how)
+        job.run_pyramid(store, how)
+        if as_zarr:
+            ranges = getattr(image.data, "ranges", None) or _ranges(image)
+            store.complete(ome_attributes(image, job.shapes, "0.5", ranges))
+            discard(target)
+            draft.rename(target)
+        else:
+            levels = [store.level(number) for number in range(store.n_levels)]
+            whole = SpatialImage(
+                data=levels[0],
+                axes=image.axes,
+                pixel_size=image.pixel_size,
+                unit=image.unit,
+                origin=image.origin,
+                source=image.source,
+            )
+            export(whole, levels[1:], target, progress=progress)
+    finally:
+        discard(draft)
+
+
+def _ranges(image: SpatialImage) -> tuple[ValueRange, ...]:
+    from napari_swin2sr.intensity import fit_ranges
+
+    layout = resolve_axes(image.shape, image.axes)
+    source = image.data.source if isinstance(image.data, Copied) else image.data
+    return fit_ranges(source, layout, None)

@@ -1,0 +1,374 @@
+"""The widget: what it offers, every way a run can end, and what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from napari.layers import Labels
+from qtpy.QtWidgets import QApplication
+
+from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.plugin import widget as widget_module
+from napari_swin2sr.plugin.live import live_layers
+from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, REGION
+from napari_swin2sr.plugin.placement import METADATA_KEY
+from napari_swin2sr.plugin.widget import SuperResolutionWidget
+
+PIXELS = (np.arange(64 * 48).reshape(64, 48) % 251).astype(np.uint8)
+
+
+@pytest.fixture
+def viewer(make_napari_viewer):
+    return make_napari_viewer(strict_qt="raise")
+
+
+@pytest.fixture
+def errors(monkeypatch):
+    shown = []
+    monkeypatch.setattr(widget_module, "show_error", shown.append)
+    return shown
+
+
+@pytest.fixture
+def widget(viewer, errors):
+    widget = SuperResolutionWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Super-resolution")
+    widget._fill()
+    return widget
+
+
+@pytest.fixture
+def finish(widget, wait_until):
+    def run(mode):
+        widget["mode"].value = mode
+        widget.run()
+        wait_until(lambda: widget._run is None)
+
+    return run
+
+
+def test_there_is_one_editor_per_option_with_its_default(widget):
+    form = widget._form
+    for field in dataclasses.fields(UpscaleOptions):
+        editor = form.editor(field.name)
+        assert editor.tooltip == field.metadata["help"]
+        if field.metadata["choices"]:
+            assert tuple(editor.choices) == tuple(field.metadata["choices"])
+    assert form.chosen() == UpscaleOptions()
+    assert {"default", "classical-x4"} <= set(form.choices)
+    assert "MB" in form.about.text()
+
+
+def test_the_layer_follows_the_active_one_and_axes_follow_the_layer(viewer, widget):
+    one = viewer.add_image(PIXELS, name="one")
+    two = viewer.add_image(np.zeros((3, 8, 9, 3), np.uint8), rgb=True, name="two")
+    assert widget.layer is two
+    assert widget["axes"].value == "ZYXS"
+    assert widget["rgb"].value is True
+    viewer.layers.selection.active = one
+    assert widget.layer is one
+    assert widget["axes"].value == "YX"
+    labelled = viewer.add_image(
+        np.zeros((2, 3, 8, 9)), axis_labels=("t", "c", "y", "x")
+    )
+    assert widget.layer is labelled
+    assert widget["axes"].value == "TCYX"
+
+
+def test_unticking_rgb_makes_samples_channels(viewer, widget):
+    viewer.add_image(np.zeros((8, 9, 3), np.uint8), rgb=True)
+    widget["rgb"].value = False
+    assert widget._form.chosen().axes == "YXC"
+
+
+def test_labels_are_refused_with_a_reason_and_run_is_off(viewer, widget, errors):
+    viewer.add_layer(Labels(np.zeros((8, 8), int), name="cells"))
+    widget._show_forecast()
+    assert "object numbers" in widget._forecast.text()
+    assert not widget._start.enabled
+    widget.run()
+    assert "object numbers" in errors[0]
+
+
+def test_when_the_last_layer_goes_run_goes_off(viewer, widget):
+    layer = viewer.add_image(PIXELS)
+    widget._show_forecast()
+    assert widget._start.enabled
+    viewer.layers.remove(layer)
+    widget._show_forecast()
+    assert widget.layer is None
+    assert not widget._start.enabled
+    assert "no layer" in widget._forecast.text()
+
+
+def test_the_forecast_tells_size_tiles_and_wrong_options(viewer, widget):
+    viewer.add_image(PIXELS, name="a")
+    widget._show_forecast()
+    assert "128 x 96 (12.3 kB), 1 tile" in widget._forecast.text()
+    widget["halo"].value = "12"
+    widget._show_forecast()
+    assert "use 16" in widget._forecast.text()
+    widget["halo"].value = "a lot"
+    widget._show_forecast()
+    assert "a lot" in widget._forecast.text()
+
+
+def test_value_ranges(viewer, widget):
+    viewer.add_image(PIXELS, contrast_limits=(3, 77))
+    editor = widget["value_range"]
+    editor.value = "contrast limits of the layer"
+    assert widget._form.chosen().value_range == (3, 77)
+    editor.value = "given:"
+    widget["range_text"].value = "5, 80"
+    assert widget._form.chosen().value_range == (5, 80)
+    widget["range_text"].value = "0,1; 0,2"
+    assert widget._form.chosen().value_range == ((0, 1), (0, 2))
+    editor.value = "data"
+    assert widget._form.chosen().value_range == "data"
+    widget._form.restore()
+    assert widget._form.chosen().value_range is None
+
+
+def test_in_memory(viewer, widget, fake_run, finish, errors):
+    layer = viewer.add_image(PIXELS, name="a", scale=(0.5, 0.5), units=("um", "um"))
+    finish(MEMORY)
+    assert errors == []
+    new = viewer.layers["a upscaled"]
+    np.testing.assert_array_equal(new.data, PIXELS.repeat(2, 0).repeat(2, 1))
+    assert new.scale.tolist() == [0.25, 0.25]
+    assert new.translate.tolist() == [-0.125, -0.125]
+    assert new.units == layer.units
+    assert new.metadata[METADATA_KEY]["model"] == "fake"
+    assert threading.main_thread() not in fake_run.threads
+    assert widget._status.text() == "Done"
+    assert widget._start.enabled
+    assert not widget._stop.enabled
+    assert widget._progress.value == widget._progress.max
+
+
+def test_live(viewer, widget, fake_run, finish):
+    viewer.add_image(PIXELS, name="a")
+    finish(LIVE)
+    assert viewer.layers["a live"].multiscale
+    assert len(live_layers()) == 1
+
+
+def test_all_selected_layers(viewer, widget, fake_run, finish):
+    for name in "abc":
+        viewer.add_image(PIXELS, name=name)
+    viewer.layers.selection = {viewer.layers["a"], viewer.layers["c"]}
+    assert widget["all_selected"].text == "all 2 selected layers"
+    widget["all_selected"].value = True
+    finish(MEMORY)
+    names = {layer.name for layer in viewer.layers}
+    assert "a upscaled" in names
+    assert "c upscaled" in names
+
+
+def test_the_visible_region(viewer, widget, fake_run, finish):
+    layer = viewer.add_image(
+        np.stack([PIXELS, 255 - PIXELS]), name="a", scale=(2, 0.5, 0.5), rotate=0
+    )
+    viewer.dims.set_current_step(0, 1)
+    viewer.scene.camera.center = (16, 12)
+    viewer.scene.camera.zoom = min(viewer.canvas.size) / 8
+    finish(REGION)
+    new = viewer.layers["a view"]
+    assert new.data.shape[0] == 1
+    assert new.data.size < PIXELS.size * 4
+    first = np.rint(layer.world_to_data(new.data_to_world((0, 0.5, 0.5)))).astype(int)
+    assert first[0] == 1
+    height, width = (n // 2 for n in new.data.shape[1:])
+    np.testing.assert_array_equal(
+        new.data[0, ::2, ::2],
+        layer.data[1, first[1] : first[1] + height, first[2] : first[2] + width],
+    )
+
+
+def test_following_the_view_keeps_one_preview(
+    viewer, widget, fake_run, finish, wait_until
+):
+    viewer.add_image(PIXELS, name="a")
+    widget["mode"].value = REGION
+    widget["follow"].value = True
+    for center in ((20, 20), (40, 30)):
+        viewer.scene.camera.center = center
+        viewer.scene.camera.zoom = min(viewer.canvas.size) / 10
+        count = fake_run.calls
+        wait_until(lambda n=count: fake_run.calls > n and widget._run is None)
+    assert [layer.name for layer in viewer.layers] == ["a", "a view"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("bad tile"),
+        MemoryError("no room"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        ValueError("odd"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_error_reaches_the_person_and_run_works_again(
+    viewer, widget, fake_run, finish, errors, error, monkeypatch
+):
+    monkeypatch.setattr("napari_swin2sr.store._PAUSE_SECONDS", 0.01)
+    viewer.add_image(PIXELS[:16, :16], name="a")
+    fake_run.error = error
+    finish(MEMORY)
+    assert len(errors) == 1
+    assert str(error) in errors[0]
+    assert str(error) in widget._status.text()
+    assert widget._start.enabled
+    fake_run.error = None
+    finish(MEMORY)
+    assert "a upscaled" in viewer.layers
+
+
+@pytest.mark.parametrize("button", ["widget", "activity dock", "task manager"])
+def test_cancel_ends_within_a_tile(
+    viewer, widget, fake_run, errors, wait_until, button
+):
+    viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
+    fake_run.seconds = 0.2
+    widget["mode"].value = MEMORY
+    widget.run()
+    assert not widget._start.enabled
+    wait_until(lambda: fake_run.calls > 0)
+    if button == "widget":
+        widget._stop.native.click()
+    elif button == "activity dock":
+        widget._run._bar.cancel()
+    else:
+        widget._run._worker.quit()
+    count, start = fake_run.calls, time.monotonic()
+    wait_until(lambda: widget._run is None)
+    assert fake_run.calls <= count + 4, "only the tiles that were in work"
+    assert time.monotonic() - start < 10
+    assert errors == []
+    assert widget._start.enabled
+    assert len(viewer.layers) == 1
+
+
+def test_closing_the_window_during_a_run(
+    make_napari_viewer, fake_run, wait_until, errors
+):
+    viewer = make_napari_viewer(strict_qt="raise")
+    widget = SuperResolutionWidget(viewer)
+    viewer.window.add_dock_widget(widget)
+    viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
+    fake_run.seconds = 0.1
+    widget["mode"].value = MEMORY
+    widget.run()
+    run = widget._run
+    wait_until(lambda: fake_run.calls > 0)
+    run._worker.quit()  # what napari does when its window is closed
+    viewer.close()
+    wait_until(lambda: not run.running)
+
+
+def test_deleting_the_layer_during_a_run(viewer, widget, fake_run, wait_until, errors):
+    layer = viewer.add_image(PIXELS, name="a")
+    fake_run.seconds = 0.05
+    widget["mode"].value = MEMORY
+    widget.run()
+    wait_until(lambda: fake_run.calls > 0)
+    viewer.layers.remove(layer)
+    wait_until(lambda: widget._run is None)
+    assert errors == []
+    assert [one.name for one in viewer.layers] == ["a upscaled"]
+
+
+def test_closing_the_widget_stops_its_listening(viewer, widget, wait_until):
+    viewer.add_image(PIXELS)
+    viewer.window.remove_dock_widget(widget.native)
+    widget.native.deleteLater()
+    wait_until(lambda: widget._closed)
+    viewer.add_image(PIXELS)
+    viewer.scene.camera.zoom *= 2
+    viewer.layers.clear()
+
+
+def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
+    viewer.add_image(PIXELS, name="my cells")
+    widget["tile"].value = "256"
+    widget._python.native.click()
+    text = QApplication.clipboard().text()
+    called = {}
+
+    class Recorder:
+        @staticmethod
+        def apply(data, **options):
+            called.update(options, data=data)
+
+    code = text.replace("import napari_swin2sr\n", "")
+    exec(code, {"viewer": viewer, "napari_swin2sr": Recorder})
+    assert called.pop("data") is viewer.layers["my cells"].data
+    assert UpscaleOptions(**called) == widget._form.chosen()
+
+
+def test_copy_as_command_line_is_the_exact_command(viewer, widget):
+    from napari_swin2sr import cli
+
+    viewer.add_image(PIXELS, name="my cells")
+    widget["mode"].value = DISK
+    widget["target"].value = "out file.ome.zarr"
+    widget["value_range"].value = "given:"
+    widget["range_text"].value = "-1.5, 80"
+    widget["halo"].value = "exact"
+    widget._command.native.click()
+    words = shlex.split(QApplication.clipboard().text())
+    assert words[0] == "napari-swin2sr"
+    args = cli.build_parser().parse_args(words[1:])
+    assert args.target.endswith("out file.ome.zarr")
+    assert UpscaleOptions(**cli.chosen(args)) == widget._form.chosen()
+
+
+def test_to_disk_with_the_embedded_model_and_again(
+    viewer, widget, finish, errors, tmp_path
+):
+    layer = viewer.add_image(
+        PIXELS, name="a", scale=(0.5, 0.5), units=("um", "um"), rotate=30
+    )
+    target = tmp_path / "a.ome.zarr"
+    widget["mode"].value = DISK
+    widget["target"].value = target
+    finish(DISK)
+    assert errors == []
+    new = viewer.layers["a upscaled"]
+    assert new.data.shape == (128, 96)
+    assert abs(np.asarray(new.data, float).mean() - PIXELS.mean()) < 3
+    old, there = np.array([10.0, 20.0]), np.array([20.5, 40.5])
+    np.testing.assert_allclose(
+        new.data_to_world(there), layer.data_to_world(old), atol=1e-9
+    )
+    record = new.metadata[METADATA_KEY]
+    assert record["run"]["file"] == str(target)
+    assert len(record["sha256"]) == 64
+    finish(DISK)  # finished already: opened once more
+    assert errors == []
+    assert "a upscaled [2]" in viewer.layers
+
+
+def test_results_are_the_same_in_memory_and_for_the_visible_region(
+    viewer, widget, finish, errors
+):
+    viewer.add_image(PIXELS, name="a")
+    viewer.scene.camera.center = (30, 20)
+    viewer.scene.camera.zoom = min(viewer.canvas.size) / 16
+    finish(MEMORY)
+    finish(REGION)
+    assert errors == []
+    whole, part = viewer.layers["a upscaled"], viewer.layers["a view"]
+    first = np.rint(whole.world_to_data(part.data_to_world((0, 0)))).astype(int)
+    height, width = part.data.shape
+    np.testing.assert_array_equal(
+        part.data,
+        whole.data[first[0] : first[0] + height, first[1] : first[1] + width],
+    )
