@@ -115,6 +115,16 @@ def test_a_teacher_is_used_and_kept(
     capsys.readouterr()
 
 
+def test_a_teacher_of_another_factor_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = image_folder(tmp_path / "images")
+    teacher = tiny_folder(tmp_path / "four", upscale=4)
+    code = train(folder, tmp_path / "out", "--steps", "1", "--teacher", str(teacher))
+    assert code == 1
+    assert "RGB model with upscale 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "code", "text"),
     [

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from napari_swin2sr.errors import Cancelled, InferenceError, OptionError, OutputError
+from napari_swin2sr.errors import (
+    Cancelled,
+    FileError,
+    InferenceError,
+    OptionError,
+    OutputError,
+)
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.degrade import Degradation
 from napari_swin2sr.training.loop import INTENSITY, STATE_NAME, Trainer, schedule
@@ -101,6 +107,14 @@ def test_another_geometry_is_not_continued(images: ImageSet, tmp_path: Path) -> 
     other = Trainer(tiny_net(), images, TrainOptions(patch=16), tmp_path)
     with pytest.raises(OptionError, match="another geometry"):
         other.resume()
+
+
+def test_a_damaged_state_is_named(images: ImageSet, tmp_path: Path) -> None:
+    trainer(images, tmp_path).save()
+    state = tmp_path / STATE_NAME
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(FileError, match=r"state\.pt: .* cannot be read .* --fresh"):
+        trainer(images, tmp_path).resume()
 
 
 def test_a_wrong_mean_costs_more_than_a_wrong_pattern(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_swin2sr.errors import InferenceError, OptionError, OutputError
+from napari_swin2sr.errors import FileError, InferenceError, OptionError, OutputError
 from napari_swin2sr.training.attention import use_fast_attention
 from napari_swin2sr.training.data import ImageSet, Sampler
 from napari_swin2sr.training.validate import ValidationSet
@@ -273,13 +273,21 @@ class Trainer:
 
         Raises
         ------
+        FileError
+            If the state is damaged.
         OptionError
-            If the state belongs to a network of another geometry.
+            If it belongs to a network of another geometry.
         """
         path = self.folder / STATE_NAME
         if not path.exists():
             return False
-        stored = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            stored = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise FileError(
+                f"{path}: the training state cannot be read ({type(error).__name__}); "
+                "start again with --fresh, or choose another output folder"
+            ) from error
         if json.loads(stored["config"]) != json.loads(
             json.dumps(self.network.config.to_dict())
         ):

@@ -120,7 +120,9 @@ def train(
     trainer = Trainer(network, images, plan.options, work, device=device)
     if not fresh and trainer.resume():
         report(_message(f"continuing at step {trainer.state.step}"))
-    trainer.pool = _teacher_pool(plan, images, work, device, report, cancelled)
+    trainer.pool = _teacher_pool(
+        plan, images, trainer.upscale, work, device, report, cancelled
+    )
     trainer.note_run(describe(plan))
     trainer.run(
         report=lambda progress: report({"event": "validation", **asdict(progress)}),
@@ -189,6 +191,7 @@ def load(name_or_path: str) -> Swin2SRForImageSuperResolution:
 def _teacher_pool(
     plan: Plan,
     images: ImageSet,
+    upscale: int,
     work: Path,
     device: torch.device,
     report: Callable[[Mapping[str, Any]], None],
@@ -199,9 +202,18 @@ def _teacher_pool(
     path = work / f"teacher-{plan.teacher_crops}-{plan.options.seed}.npz"
     if path.exists():
         return TeacherPool.load(path)
+    teacher = load(plan.teacher).to(device)
+    if (teacher.config.upscale, teacher.config.num_channels) != (upscale, 3):
+        raise WeightsError(
+            plan.teacher,
+            f"as a teacher it would have to be an RGB model with upscale {upscale}; it "
+            f"has {teacher.config.num_channels} channel(s) and upscale "
+            f"{teacher.config.upscale}",
+            "Choose another teacher, or train without one",
+        )
     work.mkdir(parents=True, exist_ok=True)
     pool = label_crops(
-        load(plan.teacher).to(device),
+        teacher,
         Sampler(images.training, plan.options.mix),
         plan.teacher_crops,
         plan.options.seed,
