@@ -69,7 +69,10 @@ def install() -> None:
 
 
 def run_in_new_process(source, target, options: dict, smallest_level: int) -> list[str]:
-    """Return a command that upscales a file with the stand-in, and says "ready"."""
+    """Return a command that upscales a file with the stand-in.
+
+    It says "ready" when the first tile begins, and "done" at the end.
+    """
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import stand_in; stand_in.install()\n"
@@ -77,7 +80,11 @@ def run_in_new_process(source, target, options: dict, smallest_level: int) -> li
         "work.SMALL_RESULT_BYTES = 0\n"
         "from napari_swin2sr.io import blocks\n"
         f"blocks.SMALLEST_LEVEL = {smallest_level}\n"
-        "print('ready', flush=True)\n"
-        f"upscale_file({str(source)!r}, {str(target)!r}, **{options!r})\n"
+        "def tell(event):\n"
+        "    if type(event).__name__ == 'RunStarted' and event.stage == 'tiles':\n"
+        "        print('ready', flush=True)\n"
+        f"options = {options!r}\n"
+        f"upscale_file({str(source)!r}, {str(target)!r}, progress=tell, **options)\n"
+        "print('done', flush=True)\n"
     )
     return [sys.executable, "-c", code, str(Path(__file__).parent)]

@@ -18,7 +18,7 @@ from io_images import noise
 
 logger = logging.getLogger(__name__)
 
-SIDE, TILE, SMALLEST = 384, 64, 200
+SIDE, TILE, SMALLEST = 640, 64, 200
 SECONDS_PER_TILE = "0.02"
 
 
@@ -62,39 +62,42 @@ class Killer:
             self.source, target, self.options, SMALLEST
         )
         environment = {**os.environ, stand_in.SECONDS: SECONDS_PER_TILE}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-        assert process.stdout.readline() == b"ready\n"
-        return process
+        return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
 
-    def undisturbed(self, target: Path) -> float:
-        """Run without a kill; return how long it took."""
+    def undisturbed(self, target: Path) -> None:
+        """Run without a kill, and note how long its two halves take."""
         begin = time.monotonic()
         process = self.start(target)
-        begin = time.monotonic()
+        assert process.stdout.readline() == b"ready\n"
+        self.seconds_before = time.monotonic() - begin
+        assert process.stdout.readline() == b"done\n"
+        self.seconds_after = time.monotonic() - begin - self.seconds_before
         assert process.wait() == 0
         process.stdout.close()
-        return time.monotonic() - begin
 
-    def disturbed(self, longest: float) -> bool:
+    def disturbed(self) -> bool:
         """Run and kill at a random moment; return whether it had finished."""
         before = tiles_of(self.store) if self.store.exists() else {}
         process = self.start(self.target)
-        time.sleep(self.random.uniform(0, longest))
+        if self.random.random() < 0.15:
+            time.sleep(self.random.uniform(0.3, 1.1) * self.seconds_before)
+        else:
+            process.stdout.readline()
+            time.sleep(self.random.uniform(0, self.seconds_after))
         process.send_signal(signal.SIGKILL)
         code = process.wait()
+        said = process.stdout.read()
         process.stdout.close()
-        if code == 0:
+        if code == 0 or b"done" in said:
             return True
         assert code == -signal.SIGKILL
         self.kills += 1
         after = tiles_of(self.store) if self.store.exists() else {}
-        if after:
+        if self.store.exists():
             self.lost += len(before.keys() - after.keys())
             self.recomputed += sum(after.get(k, v) != v for k, v in before.items())
             self.strays_seen += len(list(self.store.rglob("*.partial")))
-            logger.info(
-                "kill %d: %d tiles, %d strays", self.kills, len(after), self.strays_seen
-            )
+        logger.info("kill: %d tiles, %d strays so far", len(after), self.strays_seen)
         return False
 
 
@@ -105,13 +108,13 @@ def kill_often(
     killer = Killer(folder, suffix, options, seed)
     truth = folder / "truth" / killer.target.name
     truth.parent.mkdir()
-    longest = killer.undisturbed(truth)
+    killer.undisturbed(truth)
     while True:
         done = killer.kills >= kills
         before = tiles_of(killer.store) if killer.store.exists() else {}
         if done:
             killer.undisturbed(killer.target)
-        elif not killer.disturbed(longest * 0.8):
+        elif not killer.disturbed():
             continue
         if killer.store == killer.target:
             after = tiles_of(killer.target)

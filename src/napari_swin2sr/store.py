@@ -68,7 +68,7 @@ FOREIGN_WINDOW = 64
 
 _POLL_SECONDS = 0.1
 _PAUSE_SECONDS = 0.5
-_NOTHING_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_NOTHING_WRITES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG})
 
 Index: TypeAlias = tuple[int, ...]
 """Position of a block in the grid of blocks, one number per axis."""
@@ -252,6 +252,7 @@ def run(
                     work.pause(_PAUSE_SECONDS * 2 ** (attempt - 2))
                 work.attempt, work.last_attempt = attempt, attempt == retries + 1
                 work.failed.clear()
+                work.in_a_row = 0
                 work.once(todo, pool, window)
                 todo = sorted(work.failed)
                 if not todo:
@@ -362,7 +363,8 @@ class _Run:
         fatal = _strikes_every_tile(error)
         self.failed[index] = error
         self.in_a_row += 1
-        hopeless = self.in_a_row >= self.give_up_after
+        # Later attempts are at failed tiles only, so a row of failures tells nothing.
+        hopeless = self.attempt == 1 and self.in_a_row >= self.give_up_after
         final = fatal or hopeless or self.last_attempt
         logger.warning("tile %s failed (attempt %d): %r", index, self.attempt, error)
         self.report(TileFailed(index, error, self.attempt, final, self.stage))
