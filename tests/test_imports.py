@@ -38,6 +38,7 @@ TORCH_AT_HOME = (
     "model.processor",
     "model.swin2sr",
     "model.upscaler",
+    "model.windows",
     "training.",
 )
 """Modules that need PyTorch anyway, by the beginning of their name."""
