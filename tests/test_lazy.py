@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -322,7 +323,7 @@ print(lazy.token)
 
 
 def test_both_dask_back_ends_and_the_token_is_the_same_everywhere():
-    folder = __file__.rpartition("/")[0]
+    folder = str(Path(__file__).parent)
     tokens = [
         subprocess.run(
             [sys.executable, "-c", PROGRAM, planning, folder],
