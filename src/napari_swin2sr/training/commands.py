@@ -293,9 +293,10 @@ def _line(record: Mapping[str, Any]) -> str:
     if record["event"] != "validation":
         return str(record["message"])
     gains = "  ".join(f"{k} {v:+.2f}" for k, v in record["validation"].items())
+    loss = "" if record["loss"] is None else f"loss {record['loss']:.5f}  "
     return (
         f"step {record['step']}  {record['seconds'] / 60:.1f} min  "
-        f"loss {record['loss']:.5f}  {record['samples_per_second']:.1f} crops/s  "
+        f"{loss}{record['samples_per_second']:.1f} crops/s  "
         f"dB over bicubic: {gains}"
     )
 

@@ -142,8 +142,12 @@ def _blur(image: Image, sigma: float) -> Image:
 
 
 def rounded(image: Image) -> Image:
-    """Round values from 0 to 1 to 8 bits."""
-    levels: Image = np.rint(np.clip(image, 0, 1) * 255).astype(np.float32)
+    """Round values from 0 to 1 to 8 bits, without clipping.
+
+    Detectors have an offset: noise below zero must stay there. Clipped, the mean of a
+    dark image would rise, and a network would learn to lower it.
+    """
+    levels: Image = np.rint(image * 255).astype(np.float32)
     return levels / np.float32(255)
 
 

@@ -36,7 +36,7 @@ logger = logging.getLogger("napari_swin2sr")
 MARGIN = 8
 """Pixels around a low-resolution crop that keep its edges free of made-up context."""
 
-INTENSITY = 0.3
+INTENSITY = 0.5
 """Weight of the mean error of a crop in the loss. The absolute error alone is least at
 the median, which for photon noise lies below the mean: dim images would get dimmer."""
 
@@ -50,7 +50,7 @@ class Progress:
 
     step: int
     seconds: float
-    loss: float
+    loss: float | None
     samples_per_second: float
     learning_rate: float
     validation: Mapping[str, float]
@@ -212,7 +212,7 @@ class Trainer:
         first = self.state.step
         started = self.state.seconds
         if not self.state.history:
-            self._validate(float("nan"), 0.0, report)
+            self._validate(None, 0.0, report)
         while self.done() < 1 and not cancelled():
             losses.append(self.step())
             now = time.monotonic()
@@ -228,7 +228,7 @@ class Trainer:
         return self.state.history
 
     def _validate(
-        self, loss: float, rate: float, report: Callable[[Progress], None]
+        self, loss: float | None, rate: float, report: Callable[[Progress], None]
     ) -> None:
         training = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
