@@ -73,7 +73,7 @@ ifneq ($(ON_LINUX),)
 	@if command -v xvfb-run >/dev/null && PATH="$$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q libxcb-cursor; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq -y --no-install-recommends $(DISPLAY_PACKAGES); \
+	    apt-get install -qq -y --no-install-recommends $(DISPLAY_PACKAGES) >/dev/null; \
 	else \
 	  echo "The GUI tests need a virtual screen and Qt's system libraries. Install them with:" >&2; \
 	  echo "  sudo apt-get update && sudo apt-get install --no-install-recommends $(DISPLAY_PACKAGES)" >&2; \
