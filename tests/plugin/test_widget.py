@@ -65,6 +65,15 @@ def test_there_is_one_editor_per_option_with_its_default(widget):
     assert "MB" in form.about.text()
 
 
+def test_the_models_stay_when_layers_change(viewer, widget):
+    widget["model"].value = "classical-x4"
+    viewer.add_image(PIXELS)
+    assert widget["model"].value == "classical-x4"
+    assert len(widget["model"].choices) == len(widget._form.choices) > 4
+    assert widget["model"].current_choice == "classical-x4  (x4)"
+    assert "downloaded on first use" in widget._form.about.text()
+
+
 def test_the_layer_follows_the_active_one_and_axes_follow_the_layer(viewer, widget):
     one = viewer.add_image(PIXELS, name="one")
     two = viewer.add_image(np.zeros((3, 8, 9, 3), np.uint8), rgb=True, name="two")

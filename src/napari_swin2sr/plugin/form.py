@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import (
@@ -45,7 +46,7 @@ class OptionsForm:
     def __init__(self) -> None:
         self.choices: dict[str, ModelChoice] = {}
         self._layer: Image | None = None
-        self._editors = {name: _editor(name) for name in _FIELDS}
+        self._editors = {name: _editor(name, self._model_lines) for name in _FIELDS}
         self.about = note()
         self._range_text = LineEdit(
             name="range_text",
@@ -87,13 +88,15 @@ class OptionsForm:
 
     def refresh_models(self) -> None:
         """Read the list of models anew; nothing is downloaded or loaded."""
-        editor = self._editors["model"]
-        before = editor.value
         self.choices = {choice.name: choice for choice in model_choices()}
-        editor.choices = [(c.label, c.name) for c in self.choices.values()]
-        if before in self.choices:
-            editor.value = before
+        self._editors["model"].reset_choices()
         self._show_about()
+
+    def _model_lines(self, *_: Any) -> list[Any]:
+        """Return the lines of the model list; asked for again when layers change."""
+        if not self.choices:
+            return [_FIELDS["model"].default]
+        return [(choice.label, choice.name) for choice in self.choices.values()]
 
     @property
     def model(self) -> ModelChoice | None:
@@ -181,7 +184,7 @@ def narrow(box: Any) -> Any:
     return box
 
 
-def _editor(name: str) -> Any:
+def _editor(name: str, model_lines: Callable[..., list[Any]]) -> Any:
     """Return an editor for an option, by the type and choices that its field has."""
     field = _FIELDS[name]
     unit = field.metadata["unit"]
@@ -199,7 +202,7 @@ def _editor(name: str) -> Any:
     if field.metadata["choices"]:
         return narrow(ComboBox(choices=field.metadata["choices"], **common))
     if name == "model":
-        return narrow(ComboBox(choices=[field.default], **common))
+        return narrow(ComboBox(choices=model_lines, **common))
     if name == "value_range":
         words = [AUTOMATIC, "dtype", "data", _CONTRAST, _GIVEN]
         return narrow(ComboBox(choices=words, **common))
