@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -31,7 +32,7 @@ from napari_swin2sr.model.fast_cpu import LOG2E, CpuForward, merge_convolutions
 from napari_swin2sr.model.windows import shift_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from napari_swin2sr.model.swin2sr import (
         Dense,
@@ -112,7 +113,8 @@ def load_kernels(precision: str) -> ctypes.CDLL | None:
     native = "-mcpu=native" if platform.machine() == "arm64" else "-march=native"
     command = [compiler, *FLAGS, native, *half, str(SOURCE), "-lm"]
     try:
-        return ctypes.CDLL(str(_compiled(command)))
+        with _cache_folder() as folder:
+            return ctypes.CDLL(str(_compiled(command, folder)))
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("the CPU kernels cannot be compiled (%s); going without", error)
         return None
@@ -142,14 +144,13 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.version()}"
 
 
-def _compiled(command: list[str]) -> Path:
-    """Return the library that a command makes, from the cache if it is there."""
+def _compiled(command: list[str], folder: Path) -> Path:
+    """Return the library that a command makes, from the folder if it is there."""
     version = subprocess.run(
         [command[0], "--version"], check=True, capture_output=True, timeout=60
     ).stdout
     key = hashlib.sha256(SOURCE.read_bytes() + version)
     key.update("\n".join([*command[:-2], _processor()]).encode())
-    folder = _cache_folder()
     target = folder / f"kernels-{key.hexdigest()[:24]}.so"
     if not target.exists():
         logger.info("compiling the CPU kernels, once on this machine: %s", target)
@@ -165,19 +166,23 @@ def _compiled(command: list[str]) -> Path:
     return target
 
 
-def _cache_folder() -> Path:
-    """Return a folder that only this user can write to, or a temporary one."""
+@contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """Give a folder that only this user can write to; else one for the time being."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "napari-swin2sr"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = folder.stat()
-        mine = found.st_uid == os.getuid() and not found.st_mode & 0o022
-        if mine and os.access(folder, os.W_OK):
-            return folder
+        private = found.st_uid == os.getuid() and not found.st_mode & 0o022
+        usable = private and os.access(folder, os.W_OK)
     except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="napari-swin2sr-"))
+        usable = False
+    if usable:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="napari-swin2sr-") as temporary:
+        yield Path(temporary)
 
 
 # -- packing -------------------------------------------------------------------------
