@@ -43,6 +43,7 @@ class CountingLevel:
         self.dtype = np.dtype(source.dtype)
         self.chunks = tile_grid(self.shape, dict.fromkeys(axes, tile), samples)
         self.calls = []
+        self.threads = set()
         self.seconds = 0.0
         self.gate = threading.Event()
         self.gate.set()
@@ -56,6 +57,7 @@ class CountingLevel:
 
     def block_at(self, index):
         self.calls.append(index)
+        self.threads.add(threading.current_thread())
         if self.seconds:
             time.sleep(self.seconds)
         self.gate.wait(20)
