@@ -149,7 +149,7 @@ class _Published:
         )
 
 
-DEFAULT_SHA256 = "c7878001833c8072cdef376e4f99247155a28d8e967fa04478e68cb470ef5cb4"
+DEFAULT_SHA256 = "114d7c258f324858c09c15a49f8cc5fcf83c6ca7ac1e04835ecd6c7cf97c14eb"
 """Hash of the embedded weights: to be changed with them."""
 
 CLEAN_SHA256 = "5e37918274c3429ed308b6e5b6c47abc138dbbdb17cc279464efcc807c6ae147"

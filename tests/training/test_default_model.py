@@ -1,0 +1,172 @@
+"""The embedded default model: what it promises, on pictures it never saw.
+
+The pictures are those inside scikit-image; each is measured against bicubic
+interpolation of the same small image.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+import napari_swin2sr
+from napari_swin2sr.training.degrade import add_noise, downscale, resize_bicubic
+from napari_swin2sr.training.metrics import crop_border, psnr
+
+FOLDER = Path(napari_swin2sr.__file__).parent / "models" / "default"
+TOLERANCE = 0.3
+"""dB that the model may be below bicubic on the worst input."""
+
+INVISIBLE = 60.0
+"""PSNR beyond which errors are below a thousandth of the range, and do not count."""
+
+
+def truth(name: str) -> np.ndarray:
+    """Centre 160 x 160 pixels as (C, H, W) float32 in 0..1."""
+    image = getattr(skimage.data, name)()
+    y, x = (n // 2 - 80 for n in image.shape[:2])
+    image = np.atleast_3d(image[y : y + 160, x : x + 160]).astype(np.float32) / 255
+    return np.ascontiguousarray(np.moveaxis(image, -1, 0))
+
+
+PICTURES = ("camera", "cell", "moon", "astronaut", "brick")
+
+
+def model(small: np.ndarray, **options: Any) -> np.ndarray:
+    colour = len(small) == 3
+    pixels = np.moveaxis(small, 0, -1) if colour else small[0]
+    options = {"value_range": (0, 1)} | options
+    result = napari_swin2sr.apply(
+        pixels, axes="YXS" if colour else "YX", **options
+    ).compute()
+    return np.moveaxis(result, -1, 0) if colour else result[None]
+
+
+def scores(
+    small: np.ndarray, fine: np.ndarray, result: np.ndarray | None = None
+) -> tuple[float, float]:
+    """PSNR of the model and of bicubic interpolation, in dB."""
+    result = model(small) if result is None else result
+    bicubic = resize_bicubic(small, fine.shape[-2:])
+    ours, theirs = (
+        psnr(*(crop_border(np.moveaxis(x, 0, -1), 4) for x in (image, fine)), 1.0)
+        for image in (result, bicubic)
+    )
+    return ours, theirs
+
+
+def gain(
+    small: np.ndarray, fine: np.ndarray, result: np.ndarray | None = None
+) -> float:
+    """PSNR of the model minus that of bicubic interpolation, in dB."""
+    ours, theirs = scores(small, fine, result)
+    return ours - theirs
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_clean_pictures_gain_and_keep_their_intensity(name: str) -> None:
+    fine = truth(name)
+    small = downscale(fine, 2, "bicubic")
+    result = model(small)
+    assert gain(small, fine, result) > 0
+    assert result.mean() == pytest.approx(small.mean(), rel=0.005)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_noisy_pictures_gain(name: str) -> None:
+    fine = truth(name)
+    small = downscale(fine, 2, "bicubic")
+    noisy = add_noise(small, 150.0, 0.01, np.random.default_rng(0))
+    result = model(noisy)
+    assert gain(noisy, fine, result) > 1.0
+    assert result.mean() == pytest.approx(noisy.mean(), rel=0.005)
+
+
+@pytest.mark.parametrize("name", ["camera", "cell"])
+@pytest.mark.parametrize("factor", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_any_part_of_the_range_is_safe(name: str, factor: float, offset: float) -> None:
+    offset = offset * (1 - factor)
+    fine = truth(name) * np.float32(factor) + np.float32(offset)
+    small = downscale(fine, 2, "bicubic")
+    result = model(small)
+    ours, theirs = scores(small, fine, result)
+    assert ours > min(theirs - TOLERANCE, INVISIBLE)
+    assert result.mean() == pytest.approx(small.mean(), rel=0.005)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 1.0])
+def test_constant_planes_stay_constant(level: float) -> None:
+    result = model(np.full((1, 40, 40), level, np.float32))
+    assert np.abs(result - level).mean() < 0.001
+    np.testing.assert_allclose(result, level, atol=0.02)  # the outermost corner
+
+
+@pytest.mark.parametrize("level", [0.1, 0.5])
+@pytest.mark.parametrize("sigma", [0.01, 0.05])
+def test_pure_noise_is_not_amplified(level: float, sigma: float) -> None:
+    rng = np.random.default_rng(0)
+    small = rng.normal(level, sigma, (1, 64, 64)).astype(np.float32)
+    flat = np.full((1, 128, 128), level, np.float32)
+    assert gain(small, flat) > -TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["camera", "cell"])
+def test_hot_pixels_do_no_more_harm_than_in_interpolation(name: str) -> None:
+    fine = truth(name) * np.float32(0.5)
+    small = downscale(fine, 2, "bicubic")
+    rows, columns = np.random.default_rng(0).integers(0, 80, (2, 6))
+    small[:, rows, columns] = 1.0
+    assert gain(small, fine) > -TOLERANCE
+
+
+def test_grey_is_as_good_as_colour() -> None:
+    grey = truth("camera")
+    small = downscale(grey, 2, "bicubic")
+    one = gain(small, grey)
+    three = gain(np.repeat(small, 3, axis=0), np.repeat(grey, 3, axis=0))
+    assert one >= three - 0.01
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+def test_deep_pixels_are_as_good_as_eight_bits(dtype: str) -> None:
+    fine = truth("camera")
+    small = downscale(fine, 2, "bicubic").clip(0, 1)
+    levels = np.rint(small * 255).astype(np.uint8)
+    shallow = model(levels, value_range=None).astype(np.float32) / 255
+    top = 1.0 if dtype.startswith("float") else 30000
+    deep_in = (small * top).astype(dtype)
+    deep = model(deep_in, value_range=(0, top)).astype(np.float32) / np.float32(top)
+    assert gain(small, fine, deep) > gain(small, fine, shallow) - 0.05
+
+
+def test_transformers_loads_it_strictly_with_the_same_result() -> None:
+    transformers = pytest.importorskip("transformers", reason="not installed")
+    theirs, loading = transformers.Swin2SRForImageSuperResolution.from_pretrained(
+        FOLDER, output_loading_info=True
+    )
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    small = downscale(truth("astronaut"), 2, "bicubic")[:, :56, :72]
+    padded = np.pad(small, ((0, 0), (0, 8), (0, 8)), mode="symmetric")
+    with torch.inference_mode():
+        expected = theirs(torch.from_numpy(padded[None])).reconstruction[0].numpy()
+    np.testing.assert_allclose(
+        model(small, halo="exact"), expected[:, :112, :144], atol=2e-6
+    )
+
+
+def test_the_folder_says_what_it_is() -> None:
+    card = (FOLDER / "README.md").read_text()
+    for words in ("do not measure", "bicubic", "fluorescence", "satellite"):
+        assert words in card.lower()
+    assert (FOLDER / "model.safetensors").stat().st_size < 4_000_000
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert config["model_type"] == "swin2sr"
+    assert config["upscale"] == 2
