@@ -219,3 +219,14 @@ def fake_run(monkeypatch, fake_model):
     monkeypatch.setattr(jobs, "find_model", lambda options, report, token: fake_model)
     monkeypatch.setattr(napari_swin2sr.upscale, "provenance", lambda lazy: {})
     return fake_model
+
+
+@pytest.fixture
+def slowness():
+    """Give a function: by how much other work slows this machine now; at least 1."""
+
+    def measure():
+        load = getattr(os, "getloadavg", lambda: (0.0,))()[0]
+        return max(1.0, load / (os.cpu_count() or 1))
+
+    return measure

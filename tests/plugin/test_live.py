@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -89,7 +88,9 @@ def test_only_what_one_looks_at_is_computed(viewer, fake_model, n_calls, settle)
     assert n_calls() == count, "3-D shows the coarsest level"
 
 
-def test_the_event_loop_goes_on_while_tiles_arrive(viewer, fake_model, settle):
+def test_the_event_loop_goes_on_while_tiles_arrive(
+    viewer, fake_model, settle, slowness
+):
     fake_model.seconds = 0.1
     layer = viewer.add_image(picture())
     add_live_layer(viewer, layer, TILE, fake_model)
@@ -98,7 +99,9 @@ def test_the_event_loop_goes_on_while_tiles_arrive(viewer, fake_model, settle):
     assert max(gaps) < 0.25 * slowness(), f"longest gap {max(gaps):.2f} s"
 
 
-def test_a_slow_source_does_not_stop_the_event_loop(viewer, fake_model, settle):
+def test_a_slow_source_does_not_stop_the_event_loop(
+    viewer, fake_model, settle, slowness
+):
     def slow(block):
         time.sleep(0.15)
         return block
@@ -353,12 +356,6 @@ def heartbeat(action):
     timer.stop()
     QApplication.processEvents()
     return np.diff(beats)
-
-
-def slowness():
-    """Return by how much other work slows this machine down now; at least 1."""
-    load = getattr(os, "getloadavg", lambda: (0.0,))()[0]
-    return max(1.0, load / (os.cpu_count() or 1))
 
 
 def arrive():

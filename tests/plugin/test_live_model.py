@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import dask.array as da
 import numpy as np
+import psutil
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Points
@@ -64,3 +67,35 @@ def test_the_command_says_why_it_cannot(qapp, monkeypatch):
     commands.upscale_live(viewer)
     assert "no layer" in said[0]
     assert "dots cannot be upscaled: it has no pixels" in said[1]
+
+
+def test_a_huge_lazy_image(qapp, slowness):
+    """30,000 x 30,000: there at once, a tile soon, memory bounded by the cache."""
+    base = np.tile(PIXELS["16 bit"], (23, 30))[:2048, :2048]
+
+    def block(block_info=None):
+        (y0, y1), (x0, x1) = block_info[None]["array-location"]
+        return base[: y1 - y0, : x1 - x0].copy()
+
+    sizes = (2048,) * 14 + (1328,)
+    data = da.map_blocks(
+        block, chunks=(sizes, sizes), dtype=np.uint16, meta=np.empty((0, 0), np.uint16)
+    )
+    viewer = ViewerModel()
+    layer = viewer.add_image(data, contrast_limits=(0, 40000), visible=False)
+    handle = ModelHandle.open("default")
+    handle.load()
+    process = psutil.Process()
+    before, start = process.memory_info().rss, time.perf_counter()
+    new = add_live_layer(viewer, layer, nsr.UpscaleOptions(), handle)
+    added = time.perf_counter() - start
+    (controller,) = live_layers()
+    finest = controller.pyramid.arrays[0]
+    np.asarray(new.data[0][30000:30100, 30000:30100])
+    finest.filler.join(120)
+    first_tile = time.perf_counter() - start - added
+    controller.pyramid.chain[-1].filler.join(120)
+    assert added < 2 * slowness()
+    assert first_tile < 2 * slowness()
+    assert finest.cache.nbytes < finest.cache.max_bytes
+    assert process.memory_info().rss - before < 6e8

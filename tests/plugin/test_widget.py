@@ -90,6 +90,17 @@ def test_the_layer_follows_the_active_one_and_axes_follow_the_layer(viewer, widg
     assert widget["axes"].value == "TCYX"
 
 
+def test_what_was_typed_stays_when_other_layers_come_and_go(viewer, widget, tmp_path):
+    layer = viewer.add_image(np.zeros((3, 8, 9)), name="one")
+    widget["axes"].value = "CYX"
+    widget["target"].value = tmp_path / "mine.ome.zarr"
+    viewer.add_points([[1, 2]])
+    viewer.layers.remove(viewer.layers[-1])
+    assert widget.layer is layer
+    assert widget["axes"].value == "CYX"
+    assert widget["target"].value == tmp_path / "mine.ome.zarr"
+
+
 def test_unticking_rgb_makes_samples_channels(viewer, widget):
     viewer.add_image(np.zeros((8, 9, 3), np.uint8), rgb=True)
     widget["rgb"].value = False

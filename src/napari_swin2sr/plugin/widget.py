@@ -50,6 +50,7 @@ class SuperResolutionWidget(Container[Any]):
         self._viewer = viewer
         self._run: Run | None = None
         self._preview: weakref.ref[Image] | None = None
+        self._followed: Image | None = None
         self._closed = False
         self._layer = narrow(
             ComboBox(name="layer", label="layer", choices=self._image_layers)
@@ -208,6 +209,7 @@ class SuperResolutionWidget(Container[Any]):
         """Read preferences and models when the widget is on the screen already."""
         if not self._closed:
             self._form.restore()
+            self._form.follow(self.layer)
 
     def _image_layers(self, *_: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
@@ -237,8 +239,11 @@ class SuperResolutionWidget(Container[Any]):
         self._soon()
 
     def _layer_changed(self, layer: Image | None) -> None:
-        self._form.follow(layer)
-        self._target.value = self._suggested_target()
+        """Suggest axes and file for another layer; keep what was typed for this one."""
+        if layer is not self._followed:
+            self._followed = layer
+            self._form.follow(layer)
+            self._target.value = self._suggested_target()
         self._soon()
 
     def _mode_changed(self, mode: str) -> None:
