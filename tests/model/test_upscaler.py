@@ -224,17 +224,22 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
             from tiny import tiny_net
             from napari_swin2sr.model.upscaler import Upscaler
             torch.set_num_threads(1)
-            logging.basicConfig()
+            said = []
+            handler = logging.Handler()
+            handler.emit = lambda record: said.append(record.getMessage())
+            logging.getLogger("napari_swin2sr").addHandler(handler)
             upscaler = Upscaler(tiny_net(), "cpu")
-            x = np.random.default_rng(0).random((2, 3, 256, 256), np.float32)
-            small = upscaler(x[:1, :, :128, :128])
+            x = np.random.default_rng(0).random((8, 3, 384, 384), np.float32)
+            upscaler(x[:1, :, :64, :64])
             used = int(open("/proc/self/statm").read().split()[0]) * 4096
-            # One of these tiles alone needs about 100 MB.
-            resource.setrlimit(resource.RLIMIT_AS, (used + 70 * 2**20, -1))
-            y = upscaler(x)
-            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-            expected = tiny_net().upscale_tile(torch.from_numpy(x[:1])).detach().numpy()
-            print(abs(y[:1] - expected).max(), y.shape)
+            for megabytes in (190, 160):
+                resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, -1))
+                y = upscaler(x)
+                resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+                if said:
+                    break
+            assert abs(y[:1] - upscaler(x[:1])).max() <= 2e-6
+            print(megabytes, *said)
             """
         )
     )
@@ -244,8 +249,7 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    assert "smaller pieces" in done.stderr
-    assert float(done.stdout.split()[0]) <= 2e-6
+    assert "smaller pieces" in done.stdout
 
 
 def test_cuts_get_smaller_down_to_one_window() -> None:
