@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Barrier
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from napari_swin2sr.model.windows import pad_to_window, shift_mask, to_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from napari_swin2sr.model.swin2sr import (
         Dense,
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 GROUP_BYTES = 512 * 1024
 """Attention weights of one head for a group of windows: half a usual L2 cache."""
 
+Map: TypeAlias = "Callable[[Callable[[int], Any], range], Iterable[Any]]"
+"""Calls a function on many numbers, perhaps in several threads."""
+
 LOG2E = math.log2(math.e)
 
 SAFE_SCALE = 70.0
@@ -52,8 +55,21 @@ MEAN_BIAS = 8.0
 
 
 @contextmanager
-def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Give a pool of threads in each of which PyTorch uses that thread only."""
+def workers(count: int) -> Iterator[Map]:
+    """Give a `map` that runs in so many threads; one is the caller's own."""
+    if count == 1:
+        yield map
+        return
+    with ThreadPoolExecutor(count, "swin2sr") as pool:
+        yield pool.map
+
+
+@contextmanager
+def single_threaded_workers(count: int) -> Iterator[Map]:
+    """Give a `map` in whose threads PyTorch uses one thread each."""
+    if count == 1:
+        yield map
+        return
     ready = Barrier(count + 1)
 
     def start() -> None:
@@ -62,11 +78,15 @@ def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
 
     before = torch.get_num_threads()
     with ThreadPoolExecutor(count, "swin2sr", initializer=start) as pool:
-        for _ in range(count):
-            pool.submit(int)  # a task each, so that all threads start
+        try:
+            for _ in range(count):
+                pool.submit(int)  # a task each, so that all threads start
+        except BaseException:  # too few threads: let those that wait go
+            ready.abort()
+            raise
         ready.wait()
         torch.set_num_threads(before)  # for threads that start later
-        yield pool
+        yield pool.map
 
 
 class CpuForward:
@@ -123,9 +143,9 @@ class CpuForward:
         shallow = body.first_convolution(pixels)
         stream = body.embeddings["patch_embeddings"](shallow)
         plan = WindowPlan.of(stream, self.window, self.shift)
-        with single_threaded_workers(torch.get_num_threads()) as pool:
+        with single_threaded_workers(torch.get_num_threads()) as run_all:
             for stage in self.stages:
-                stream = stage(stream, plan, self.mask, pool).add_(stream)
+                stream = stage(stream, plan, self.mask, run_all).add_(stream)
         stream = body.layernorm(stream).permute(0, 3, 1, 2)
         return cast("Tensor", body.conv_after_body(stream).add_(shallow))
 
@@ -187,7 +207,7 @@ class PackedStage:
         return cls(layers, nn.Sequential(stage.conv, projection))
 
     def __call__(
-        self, stream: Tensor, plan: WindowPlan, mask: Tensor, pool: ThreadPoolExecutor
+        self, stream: Tensor, plan: WindowPlan, mask: Tensor, run_all: Map
     ) -> Tensor:
         """Return what the stage adds to (N, H, W, C)."""
         channels = stream.shape[-1]
@@ -213,7 +233,7 @@ class PackedStage:
                     x = rows.index_select(0, index[part])
                     result[part] = layer(x, kinds, mask)
 
-            for _ in pool.map(run, range(0, len(rows), group)):
+            for _ in run_all(run, range(0, len(rows), group)):
                 pass
             rows, order = result, wanted
             del run, result  # the function's defaults hold maps, too

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_swin2sr.model.fast_cpu import LOG2E, CpuForward, merge_convolutions
+from napari_swin2sr.model.fast_cpu import (
+    LOG2E,
+    CpuForward,
+    Map,
+    merge_convolutions,
+    workers,
+)
 from napari_swin2sr.model.windows import shift_mask
 
 if TYPE_CHECKING:
@@ -311,10 +316,10 @@ def norm_weights(norm: nn.LayerNorm) -> Tensor:
 
 
 class Runner:
-    """Runs kernels on the images of one size, with one pool of threads."""
+    """Runs kernels on the images of one size, in the threads that it is given."""
 
-    def __init__(self, pool: ThreadPoolExecutor, images: int, height: int, width: int):
-        self.pool, self.images = pool, images
+    def __init__(self, run_all: Map, images: int, height: int, width: int) -> None:
+        self.run_all, self.images = run_all, images
         self.grid = _Grid(height // WINDOW, width // WINDOW)
 
     def empty(self, channels: int) -> Tensor:
@@ -339,7 +344,7 @@ class Runner:
                 ctypes.c_long(last),
             )
 
-        if any(self.pool.map(run, range(0, total, WINDOWS_PER_TASK))):
+        if any(list(self.run_all(run, range(0, total, WINDOWS_PER_TASK)))):
             raise MemoryError("out of memory in the CPU kernels")
 
     def chain(self, kernels: list[Kernel], x: Tensor, add: Tensor, out: Tensor) -> None:
@@ -393,8 +398,8 @@ class NativeForward(CpuForward):
         blocks = pixels.view(images, channels, height // BLOCK, BLOCK, -1, BLOCK)
         blocks = blocks.permute(0, 2, 4, 1, 3, 5).contiguous()
         dim = self.net.config.embed_dim
-        with ThreadPoolExecutor(torch.get_num_threads(), "swin2sr") as pool:
-            run = Runner(pool, images, height, width)
+        with workers(torch.get_num_threads()) as run_all:
+            run = Runner(run_all, images, height, width)
             shallow, stream, other = run.empty(dim), run.empty(dim), run.empty(dim)
             run(self.first, blocks, None, shallow)
             run(self.embed, shallow, stream)
