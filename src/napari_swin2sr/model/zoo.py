@@ -149,7 +149,7 @@ class _Published:
         )
 
 
-DEFAULT_SHA256 = "114d7c258f324858c09c15a49f8cc5fcf83c6ca7ac1e04835ecd6c7cf97c14eb"
+DEFAULT_SHA256 = "d5c4d9d8cebc593b58768942d23e784a370206b1c9085849cce010cf8cc2097b"
 """Hash of the embedded weights: to be changed with them."""
 
 CLEAN_SHA256 = "5e37918274c3429ed308b6e5b6c47abc138dbbdb17cc279464efcc807c6ae147"
