@@ -7,7 +7,8 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
-# For example TORCH_INDEX=https://download.pytorch.org/whl/cpu on a machine without a GPU.
+# TORCH_INDEX=URL takes another index for PyTorch, such as the one of CPU-only builds that
+# its installation page names.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 
