@@ -48,8 +48,10 @@ ELSEWHERE = {
     "R12": "test_upscale_file.py::test_an_existing_result_is_not_replaced_unasked",
     "R13": "test_upscale_file.py::test_a_result_inside_its_source_or_around_it",
     "R18": "test_cluster.py::test_forked_processes_are_refused",
-    "R20": "test_memory.py::",
-    "R24": "test_lazy.py::",
+    "R19": "model/test_upscaler.py::test_a_thread_computes_without_gradients",
+    "R20": "test_lazy.py::test_threads_share_tiles_and_at_most_four_are_in_work",
+    "R21": "model/test_upscaler.py::test_threads_share_a_model",
+    "R24": "test_lazy.py::test_small_images",
     "R26": "test_upscale_file.py::test_home_folder_and_strange_names",
     "R28": "test_upscale_file.py::test_other_options_do_not_go_on",
 }
@@ -277,6 +279,16 @@ def test_r09_a_damaged_chunk_of_the_source_is_one_failed_tile(tmp_path, target):
     assert sum(isinstance(e, TileDone) for e in events) == N_TILES - 4
 
 
+def test_r08_absent_chunks_of_the_source_are_told(tmp_path, target, caplog):
+    source = tmp_path / "in.zarr"
+    zarr.create_array(source, data=PIXELS, chunks=(32, 32))
+    upscale_file(source, target, **OPTIONS)
+    assert not caplog.records
+    (source / "c" / "4" / "5").unlink()
+    upscale_file(source, tmp_path / "second.ome.zarr", **OPTIONS)
+    assert "1 of 30 chunks are not there and read as 0" in caplog.text
+
+
 def test_r11_two_runs_at_once(source, target, truth):
     command = stand_in.run_in_new_process(source, target, OPTIONS, 1000)
     environment = {**os.environ, stand_in.SECONDS: "0.3"}
@@ -449,20 +461,6 @@ def test_r17_one_bad_tile_does_not_throw_away_the_others(
     events = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == N_TILES - 1
-    is_true(target, truth)
-
-
-def test_r19_worker_threads_need_no_state_of_their_own(source, target, truth):
-    """The stand-in sees plain arrays; gradients and autocast: tests of `Upscaler`."""
-    import torch
-
-    with torch.enable_grad():
-        upscale_file(source, target, workers=4, **OPTIONS)
-    is_true(target, truth)
-
-
-def test_r21_many_threads_share_a_model(source, target, truth):
-    upscale_file(source, target, workers=8, **OPTIONS)
     is_true(target, truth)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FLOAT32 = 4
 _PROBE_WINDOWS = 12
+_MAPS = 4
 _NO_LIMIT = 1 << 60  # cgroups write a number near 2**63 for "none"
 
 
@@ -30,8 +32,7 @@ class Estimate:
     ----------
     n_tiles : calls of the network (times channels, where those are planes)
     output_bytes : pixels of the result, not compressed and without pyramid
-    peak_bytes : memory for the tiles in work, without the network's own activations
-        unless the network tells them
+    peak_bytes : memory for the tiles in work and, on the processor, for one forward
     pixel_overhead : pixels computed per pixel kept, because of the halo
     """
 
@@ -74,9 +75,24 @@ def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
     read = read_pixels * samples * (source_bytes + 8 + _FLOAT32)
     result = read_pixels * samples * plan.upscale**2 * _FLOAT32
     final = written * (8 + lazy.dtype.itemsize)
-    peak = getattr(lazy.block, "peak_bytes", None)
-    forward = int(peak(max(shapes, key=math.prod))) if callable(peak) else 0
-    return read + result + final, forward
+    return read + result + final, read_pixels * _forward_bytes_per_pixel(lazy.block)
+
+
+def _forward_bytes_per_pixel(block: object) -> int:
+    """Return the memory of one forward per input pixel, if it is this machine's.
+
+    The network holds up to three maps of all its features, and some more in between.
+    """
+    config = getattr(block, "config", None)
+    device = getattr(block, "device", "auto")
+    if config is None or not (device == "cpu" or (device == "auto" and _only_a_cpu())):
+        return 0
+    return int(_MAPS * config.embed_dim * _FLOAT32)
+
+
+def _only_a_cpu() -> bool:
+    """Tell whether the network will run on the processor, without asking PyTorch."""
+    return sys.platform != "darwin" and not Path("/dev/nvidiactl").exists()
 
 
 def expected_seconds(lazy: LazyUpscaled) -> float:

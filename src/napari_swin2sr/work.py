@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 import os
 import platform
 import warnings
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from napari_swin2sr.image import SpatialImage
     from napari_swin2sr.lazy import LazyUpscaled
     from napari_swin2sr.options import UpscaleOptions
+
+logger = logging.getLogger(__name__)
 
 SMALL_RESULT_BYTES = 2**27
 """Results up to this size are computed in memory and need no tile store."""
@@ -105,6 +109,7 @@ class Work:
             cog=cog,
         )
         work.check_format()
+        work.tell_of_absent_chunks()
         return work
 
     def check_format(self) -> None:
@@ -119,6 +124,24 @@ class Work:
             check_picture(self.lazy.axes, shape, dtype, self.target)
         else:
             check_tiff(self.lazy.axes, shape, dtype, self.target)
+
+    def tell_of_absent_chunks(self) -> None:
+        """Log when a local Zarr array has chunks without an object.
+
+        That is how Zarr stores chunks without content; a copy that was broken off
+        looks the same.
+        """
+        array, stored = self.lazy.source, self.fingerprint["source"].get("files")
+        if stored is None or not hasattr(array, "metadata"):
+            return
+        unit = array.shards or array.chunks
+        n = math.prod(-(-a // b) for a, b in zip(array.shape, unit, strict=True))
+        if stored < n:
+            logger.warning(
+                "%s: %d of %d chunks are not there and read as %s; fine for an image "
+                "with empty parts, but a copy that was broken off looks the same",
+                *(self.source, n - stored, n, array.fill_value),
+            )
 
     @property
     def fits_in_memory(self) -> bool:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from napari_swin2sr.image import SpatialImage
 
 
+_ZARR_METADATA = {"zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata"}
+
+
 def identity_of(source: str | os.PathLike[str], image: SpatialImage) -> dict[str, Any]:
     """Return facts that change when the source's pixels are changed.
 
@@ -47,12 +50,15 @@ def _file(path: Path) -> dict[str, int]:
 
 
 def _folder(path: Path) -> dict[str, int]:
-    """Return number, bytes and last change of the files in a folder."""
+    """Return number, bytes and last change of the files in a folder.
+
+    Metadata of Zarr do not count as files, their bytes and changes do.
+    """
     n = n_bytes = changed = 0
     for folder, _, names in os.walk(path):
         for name in names:
             facts = Path(folder, name).stat()
-            n += 1
+            n += name not in _ZARR_METADATA
             n_bytes += facts.st_size
             changed = max(changed, facts.st_mtime_ns)
     return {"files": n, "bytes": n_bytes, "changed": changed}
