@@ -433,9 +433,9 @@ def test_a_model_is_loaded_once_per_process(
     loads: list[object] = []
     load_network = module.load_network
 
-    def counted(*args: object) -> object:
+    def counted(*args: object, **more: object) -> object:
         loads.append(args)
-        return load_network(*args)
+        return load_network(*args, **more)
 
     monkeypatch.setattr(module, "load_network", counted)
     with ThreadPoolExecutor(8) as pool:

@@ -314,7 +314,7 @@ def load_resolved(
     key = (resolved.sha256, resolved.config, device == "auto", str(where), how)
     with _loading:
         if key not in _loaded:
-            net = load_network(resolved.path, resolved.config)
+            net = load_network(resolved.path, resolved.config, sha256=resolved.sha256)
             wanted = device if device == "auto" else where
             _loaded[key] = Upscaler(net, wanted, how, name=resolved.name)
         return _loaded[key]
