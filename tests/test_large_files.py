@@ -103,6 +103,7 @@ def test_memory_does_not_grow_with_the_image(tmp_path, suffix):
         source = scene(tmp_path / f"in{side}.zarr", side)
         found = measure(source, tmp_path / f"out{side}{suffix}", 256)
         peaks.append(found["peak_mb"])
+        assert found["peak_mb"] < found["estimated_mb"] * 1.15 + 64
     assert peaks[1] < 150  # the result has 134 MB, 178 MB with its pyramid
     assert peaks[1] < peaks[0] + 50
 
@@ -118,6 +119,7 @@ def test_32768_pixels_a_side(tmp_path):
     small, large = found[4096], found[32768]
     assert large["tiles"] == 32 * 32
     assert large["peak_mb"] < 2000
+    assert large["peak_mb"] < large["estimated_mb"] * 1.15 + 64
     assert large["peak_mb"] < small["peak_mb"] * 1.5 + 100
     assert large["second_half_ms"] < large["first_half_ms"] * 1.5
 
@@ -129,4 +131,5 @@ def test_4096_pixels_a_side_with_the_default_model(tmp_path):
     found = measure(source, tmp_path / "out.ome.zarr", 1024, "default")
     print(json.dumps(found, indent=1))  # noqa: T201
     assert found["tiles"] == 16
+    assert found["peak_mb"] < found["estimated_mb"] * 1.15 + 64
     assert found["peak_mb"] < 2000

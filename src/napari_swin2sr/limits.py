@@ -71,10 +71,11 @@ def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
     samples = lazy.layout.samples
     written = math.prod(max(sizes) for sizes in lazy.chunks)
     source_bytes = getattr(lazy.dtype, "itemsize", _FLOAT32)
-    # Source block, its float64 and float32 forms; network output; float64 and final.
+    # Source block, its float64 and float32 forms; network output; float64, the final
+    # form and what a store makes of it.
     read = read_pixels * samples * (source_bytes + 8 + _FLOAT32)
     result = read_pixels * samples * plan.upscale**2 * _FLOAT32
-    final = written * (8 + lazy.dtype.itemsize)
+    final = written * (8 + 3 * lazy.dtype.itemsize)
     return read + result + final, read_pixels * _forward_bytes_per_pixel(lazy.block)
 
 
