@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 
 from napari_swin2sr.model.zoo import resolve_model
 from napari_swin2sr.training.data import find_images, held_out
@@ -41,6 +42,10 @@ NOISE = (150.0, 0.01)
 CROP = 384
 VALIDATION = 0.2  # the share that the recipe of the default holds out
 DOMAINS = ("natural", "fluorescence", "histology_brightfield", "satellite")
+PICTURES = (
+    *("cell", "microaneurysms", "retina", "ihc", "moon", "hubble_deep_field"),
+    *("brick", "grass", "gravel", "coins"),
+)
 START, END = "<!-- {} -->", "<!-- end {} -->"
 
 
@@ -195,18 +200,23 @@ def replace(path: Path, name: str, text: str) -> None:
     path.write_text(f"{before}{start}\n\n{text}\n\n{end}{after}")
 
 
-def pictures(limit: int) -> None:
-    """Draw crops of the images with the smallest gain: where the model fails."""
-    stored = json.loads(SCORES.read_text())
+def pictures() -> None:
+    """Draw crops of the images with the smallest gain: where the model fails.
+
+    They are free pictures inside scikit-image, none of which the model was trained on.
+    """
+    folder = Path(skimage.data.__file__).parent
+    paths = [next(folder.glob(f"{name}.*")) for name in PICTURES]
+    common = {"measure": "linear", "border": 4, "crop": CROP, "keep_crops": True}
     worst: list = []
-    for name, keywords in sets(limit).items():
-        if keywords["measure"] == "y":
-            continue
-        gains = gains_over_bicubic(stored[name])
-        image = min(gains, key=gains.get)
-        paths = [path for path in keywords.pop("paths") if path.name == image]
-        scores = evaluate(["bicubic", "default"], paths, keep_crops=True, **keywords)
-        worst += [dataclasses.replace(score, kind=name) for score in scores]
+    for kind, noise in (("clean", None), ("noisy", NOISE)):
+        methods = {"bicubic": {}, "default": {}}
+        for score in evaluate(list(methods), paths, noise=noise, **common):
+            methods[score.method][score.image] = score
+        pairs = list(zip(*(m.values() for m in methods.values()), strict=True))
+        pairs.sort(key=lambda pair: pair[1].psnr - pair[0].psnr)
+        for pair in pairs[:3]:
+            worst += [dataclasses.replace(score, kind=kind) for score in pair]
     write_sheet(ROOT / "docs" / "images" / "model-failures.png", worst)
 
 
@@ -227,7 +237,7 @@ def main() -> None:
     for path in (PAGE, CARD):
         replace(path, "recipe", recipe())
     if args.pictures:
-        pictures(args.limit)
+        pictures()
 
 
 if __name__ == "__main__":
