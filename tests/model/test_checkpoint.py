@@ -275,6 +275,15 @@ def test_a_file_beside_the_configuration_of_something_else(tmp_path):
 # -- nothing half-written ------------------------------------------------------------
 
 
+def test_equal_models_are_equal_files(tmp_path):
+    contents = set()
+    for i in range(8):  # the library writes its texts in an order of chance
+        folder = save_network(tiny_net(0), tmp_path / str(i), {"a": "1", "ä": "é"})
+        contents.add((folder / "model.safetensors").read_bytes())
+    assert len(contents) == 1
+    assert read_weights(folder / "model.safetensors")[2]["ä"] == "é"
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_failed_saving_keeps_the_old_model(name, tmp_path, monkeypatch):
     save_network(tiny_net(0), tmp_path)

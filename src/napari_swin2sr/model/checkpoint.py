@@ -159,13 +159,24 @@ def save_network(
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write(target / WEIGHTS_NAMES[0], safetensors.torch.save(state, texts))
+        content = _in_order(safetensors.torch.save(state, texts))
+        _write(target / WEIGHTS_NAMES[0], content)
         _write(target / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
     except OSError as error:
         reason = f"the model cannot be written there ({error.strerror or error})"
         advice = "Check rights and free space, or choose another folder."
         raise WeightsError(target, reason, advice) from error
     return target
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the texts of a safetensors file, so that equal models are equal files."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the numbers start at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 # -- reading -------------------------------------------------------------------------
