@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from napari_swin2sr import limits, store
+from napari_swin2sr.axes import resolve_axes
 from napari_swin2sr.errors import (
     Cancelled,
     MemoryLimitError,
@@ -19,7 +21,11 @@ from napari_swin2sr.errors import (
     TilesFailedError,
     WeightsError,
 )
+from napari_swin2sr.intensity import ValueRange
+from napari_swin2sr.lazy import LazyUpscaled
+from napari_swin2sr.tiling import plan_tiles
 from run_fakes import FailingSink, FakeLazy
+from toy_network import repeat
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +173,28 @@ def test_cancel_ends_within_a_tile_and_keeps_the_finished():
     assert done[-1].done == len(done) - 1 <= 5 + 2
     written = {i for i in range(100) if out[i * 4, 0]}
     assert written == {index[0] for index in done[:-1]}
+
+
+def test_cancel_waits_for_the_tile_in_the_network_not_for_those_read_ahead():
+    cancel, in_network = threading.Event(), []
+
+    def slow(tiles):
+        in_network.append(cancel.is_set())
+        if len(in_network) == 3:
+            cancel.set()  # while others have been read and wait for their turn
+        time.sleep(0.05)
+        return repeat(tiles)
+
+    image = np.zeros((64, 64), np.uint8)
+    layout, plan = resolve_axes(image.shape), plan_tiles(image.shape, core=8, halo=0)
+    lazy = LazyUpscaled(image, layout, plan, (ValueRange(0, 1, 1),), slow)
+    events = []
+    with pytest.raises(Cancelled, match="cancelled"):
+        store.run(lazy, np.zeros(lazy.shape), progress=events.append, cancel=cancel)
+    assert in_network == [False, False, False]
+    assert events[-1].cancelled
+    assert events[-1].done == 3
+    assert not any(isinstance(event, store.TileFailed) for event in events)
 
 
 def test_an_interrupt_waits_for_the_tiles_in_work_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_swin2sr import bicubic, missing
-from napari_swin2sr.errors import InferenceError
+from napari_swin2sr.errors import Cancelled, InferenceError
 from napari_swin2sr.intensity import ValueRange, cast, missing_pixels
 from napari_swin2sr.reading import read_block
 from napari_swin2sr.tiling import Box
@@ -24,6 +25,31 @@ BlockFn: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 FAR_AWAY = 1e30
 """Normalised values beyond are treated like infinity: float32 sums would overflow."""
+
+
+class Gate:
+    """A network that takes no new tile once a run is cancelled.
+
+    Tiles of a device wait for each other anyway. Here they wait where the token is
+    looked at, so that a cancelled run ends with the tile in the network, not with all
+    those that were read ahead of it.
+
+    Parameters
+    ----------
+    block : the network
+    cancel : anything with `is_set()`
+    """
+
+    def __init__(self, block: BlockFn, cancel: Any) -> None:
+        self._block, self._cancel = block, cancel
+        self._turn = threading.Lock()
+
+    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network; raises `Cancelled` instead if it is too late."""
+        with self._turn:
+            if self._cancel.is_set():
+                raise Cancelled("cancelled before this tile was computed")
+            return self._block(tiles)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ is any function of normalised tiles; this room knows nothing of models.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import operator
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr import memory
-from napari_swin2sr.blocks import BlockFn, TileWorker
+from napari_swin2sr.blocks import BlockFn, Gate, TileWorker
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.intensity import as_dtype, cast
 from napari_swin2sr.reading import check_dtype, is_masked
@@ -202,6 +203,15 @@ class LazyUpscaled:
                 error.add_note(f"in block {tuple(index)}, input pixels {tile.core}")
                 raise
         return self.layout.from_plane(plane)
+
+    def until(self, cancel: Any) -> LazyUpscaled:
+        """Return the same image for one run: no tile is begun once `cancel.is_set()`.
+
+        Computing then raises `Cancelled`.
+        """
+        gated = copy.copy(self)
+        gated.block = Gate(self.block, cancel)
+        return gated
 
     def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
         """Return where the block at `index` lies in the result."""

@@ -214,7 +214,7 @@ def run(
     sink : takes the blocks
     is_done : tells the blocks that need no work
     progress : called with each event, always from the calling thread
-    cancel : when set, no new tile begins and those in work are waited for
+    cancel : when set, no new tile begins; the one in the network is waited for
     workers : threads of the run's own pool, at most one tile each in memory
     executor : any `concurrent.futures` executor instead of the own pool; for one
         with processes `lazy` and `sink` are pickled per tile, so keep them small
@@ -242,6 +242,8 @@ def run(
     """
     own = _own_blocks(lazy.grid, part)
     todo = [index for index in own if is_done is None or not is_done(index)]
+    if cancel is not None and executor is None and hasattr(lazy, "until"):
+        lazy = lazy.until(cancel)  # tiles that wait for the network don't begin
     work = _Run(lazy, sink, progress, cancel, stage, len(own), len(own) - len(todo))
     work.give_up_after = give_up_after
     work.report(RunStarted(work.total, work.done, stage, expected_seconds))
@@ -339,6 +341,9 @@ class _Run:
         try:
             seconds = future.result()
         except (KeyboardInterrupt, CancelledError, BrokenExecutor):
+            raise
+        except Cancelled:
+            self.check_cancel()
             raise
         except BaseException as error:
             self.tile_failed(index, error)
