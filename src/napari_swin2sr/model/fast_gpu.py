@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_swin2sr.model.fast_cpu import merge_convolutions
 from napari_swin2sr.model.windows import (
     from_windows,
     pad_to_window,
@@ -128,7 +129,7 @@ class PackedStage:
         )
         convolution: nn.Module = nn.Sequential(stage.conv, stage.patch_embed.projection)
         if isinstance(stage.conv, nn.Conv2d):
-            convolution = _merged(stage.conv, stage.patch_embed.projection)
+            convolution = merge_convolutions(stage.conv, stage.patch_embed.projection)
         return cls(layers, convolution.to(half))
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -139,18 +140,6 @@ class PackedStage:
         dtype = next(self.convolution.parameters()).dtype
         y = self.convolution(y.to(dtype).permute(0, 3, 1, 2))
         return x + y.permute(0, 2, 3, 1)
-
-
-def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
-    """Return one 3x3 convolution that does a 3x3 and then a 1x1 one."""
-    assert first.bias is not None
-    assert second.bias is not None
-    mix = second.weight[:, :, 0, 0].double()
-    merged = copy.deepcopy(first)
-    merged.weight.copy_(torch.einsum("om,mihw->oihw", mix, first.weight.double()))
-    assert merged.bias is not None
-    merged.bias.copy_(mix @ first.bias.double() + second.bias.double())
-    return merged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
