@@ -157,8 +157,6 @@ def measure(net: Swin2SRForImageSuperResolution, size: int, repeats: int) -> lis
 
 def run_scaling(model: str, megapixels: float) -> dict:
     """Upscale a lazy image of a size through `apply`, and forget the result."""
-    import resource
-
     import dask.array as da
 
     import napari_swin2sr
@@ -175,9 +173,18 @@ def run_scaling(model: str, megapixels: float) -> dict:
     return {
         "megapixels": side * side / 1e6,
         "seconds": time.perf_counter() - start,
-        "peak megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak megabytes": peak_megabytes(),
         "mean": total / lazy.size,
     }
+
+
+def peak_megabytes() -> float:
+    """Return this process's own peak; ru_maxrss would include its parent's."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return math.nan
+    lines = status.read_text().splitlines()
+    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
 
 
 def scaling(model: str, threads: int) -> list[dict]:
