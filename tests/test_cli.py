@@ -274,8 +274,8 @@ class Terminal(io.StringIO):
 def test_bar_on_a_terminal_shows_count_rate_and_time_left(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     report = console.Report()
-    report(RunStarted(total=4, done=1, expected_seconds=3600))
-    assert "about 1:00:00" in sys.stderr.getvalue()
+    report(RunStarted(4, 1, expected_seconds=3600, pixel_overhead=1.1292))
+    assert "about 1:00:00, halos add 13%" in sys.stderr.getvalue()
     report(TileDone((0, 1), 2, 4, 0.5))
     report._bar.refresh()
     text = sys.stderr.getvalue().rsplit("\r", 1)[-1]

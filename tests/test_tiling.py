@@ -279,6 +279,8 @@ def test_default_overheads_are_those_of_the_documents():
     for core, halo, overhead in [
         (512, 48, 1.41),
         (1024, 48, 1.20),
+        (1280, 40, 1.13),
+        (1536, 48, 1.13),
         (2048, 48, 1.10),
         (1024, 104, 1.45),
     ]:

@@ -230,7 +230,7 @@ def test_an_image_of_a_hundred_thousand_pixels_a_side() -> None:
     )
     assert done.returncode == 0, done.stderr
     facts, numbers = done.stdout.splitlines()
-    assert facts == "(200000, 200000);(2048, 2048);False;[(1104, 1104)]"
+    assert facts == "(200000, 200000);(2560, 2560);False;[(1360, 1360)]"
     wall, cpu, sampled, grown = map(float, numbers.split())
     logger.info("%s: %s", "apply_seconds", wall)
     logger.info("%s: %s", "grown_megabytes", grown)
@@ -274,12 +274,13 @@ def test_an_unknown_model_is_refused(image: np.ndarray) -> None:
 
 def test_tile_and_halo(image: np.ndarray, model: str) -> None:
     def plan(**options: Any) -> tuple[int, int]:
-        choices = UpscaleOptions(model=model, **options)
+        choices = UpscaleOptions(**{"model": model, **options})
         lazy = prepare(as_image(image, choices), choices)
         return lazy.plan.core, lazy.plan.halo
 
     exact = Upscaler(__import__("tiny").tiny_net(), "cpu").config.exact_halo
     assert plan() == (1024, min(48, exact))
+    assert plan(model="default") == (1280, 40)
     assert plan(halo="exact") == (2048, exact)
     assert plan(halo="exact", tile=100) == (104, exact)
     assert plan(tile=17, halo=0) == (24, 0)

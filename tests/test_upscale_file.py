@@ -183,6 +183,7 @@ def test_provenance_is_recorded(tmp_path):
     assert record["source_changed"] is False
     assert record["sha256"] == "0" * 64
     assert record["tile"] == 32
+    assert record["pixel_overhead"] > 1
     assert record["value_range"] == [{"low": 0.0, "high": 65535.0, "top": 1.0}]
     assert set(record["versions"]) == {"python", "numpy", "tifffile", "torch", "zarr"}
     upscale_file(source, tmp_path / "out.tif", tile=32, value_range=RANGE)
@@ -205,6 +206,8 @@ def test_events_tell_every_stage(tmp_path, monkeypatch, in_store):
     assert stages == ["tiles", "pyramid", "export"]
     starts = [e for e in events if isinstance(e, RunStarted)]
     assert starts[0].expected_seconds >= 0
+    assert starts[0].pixel_overhead > 1
+    assert starts[1].pixel_overhead is None
     for stage in stages:
         done = [e.done for e in events if isinstance(e, TileDone) and e.stage == stage]
         last = [e for e in events if isinstance(e, RunFinished) and e.stage == stage]

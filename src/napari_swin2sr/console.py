@@ -59,9 +59,14 @@ class Report:
             emit({"event": name} | _plain(event))
         if kind == "RunStarted":
             self._bar = self._new_bar(event.stage, event.total, event.done)
-            if event.expected_seconds is not None:  # until the first tile tells more
-                guess = self._bar.format_interval(event.expected_seconds)
-                self._bar.set_postfix_str(f"about {guess}")
+            facts = []  # until the first tile tells more
+            if event.expected_seconds is not None:
+                facts.append(
+                    f"about {self._bar.format_interval(event.expected_seconds)}"
+                )
+            if event.pixel_overhead is not None:
+                facts.append(f"halos add {event.pixel_overhead - 1:.0%}")
+            self._bar.set_postfix_str(", ".join(facts))
         elif kind == "TileDone" and self._bar is not None:
             self._bar.set_postfix_str("", refresh=False)
             self._bar.update()

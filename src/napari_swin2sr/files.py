@@ -292,6 +292,7 @@ def _run_in_memory(work: Work, how: Running) -> None:
             progress=how.progress,
             cancel=how.cancel,
             workers=how.workers,
+            pixel_overhead=work.lazy.plan.pixel_overhead,
         )
         _export(work, pixels, _levels_in_memory(work, pixels), how)
     except Cancelled as error:
@@ -438,9 +439,11 @@ def _check_limits(
         share = missing / (how.part[1] if how.part else 1)
         seconds = limits.expected_seconds(work.lazy) * share
     logger.info(
-        "%d of %d tiles to compute, %.2f GB to write, %.2f GB of memory, %s",
+        "%d of %d tiles to compute, halos add %.1f %%, %.2f GB to write, "
+        "%.2f GB of memory, %s",
         need.n_tiles - finished,
         need.n_tiles,
+        100 * (need.pixel_overhead - 1),
         n_bytes / 1e9,
         need.peak_bytes / 1e9,
         "time unknown" if seconds is None else f"about {seconds / 60:.1f} minutes",

@@ -31,7 +31,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 """Arithmetic inside the transformer; everything else is always float32."""
 
 DEFAULT_TILE = 1024
-"""Input pixels per side of a tile's core."""
+"""Input pixels per side of a tile's core, at least: see `limits.default_tile`."""
 
 
 def _option(default: Any, text: str, *, unit: str = "", choices: Any = None) -> Any:
@@ -70,7 +70,10 @@ class UpscaleOptions:
         None, "Value that marks missing pixels; they stay missing in the result"
     )
     tile: int | None = _option(
-        None, f"Core of a tile, rounded up to the window [{DEFAULT_TILE}]", unit="px"
+        None,
+        "Core of a tile, rounded up to the window "
+        f"[{DEFAULT_TILE} or more, by the model and its halo]",
+        unit="px",
     )
     halo: Halo = _option(
         None,

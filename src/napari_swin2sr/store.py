@@ -112,12 +112,14 @@ class RunStarted:
     done : tiles that an earlier run has finished
     stage : what is made: "tiles", "pyramid", "export" or "check"
     expected_seconds : duration by an estimate made before, or None
+    pixel_overhead : pixels computed per pixel kept, because of the halo, if known
     """
 
     total: int
     done: int
     stage: str = "tiles"
     expected_seconds: float | None = None
+    pixel_overhead: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ def run(
     give_up_after: int = MAX_FAILURES_IN_A_ROW,
     stage: str = "tiles",
     expected_seconds: float | None = None,
+    pixel_overhead: float | None = None,
 ) -> RunFinished:
     """Compute every block of `lazy` and write it with ``sink[slices] = block``.
 
@@ -222,7 +225,8 @@ def run(
     retries : further attempts at a failed tile
     give_up_after : tiles failing one after the other that end the run
     stage : name of the work, copied into the events
-    expected_seconds : what an estimate says, copied into the first event
+    expected_seconds, pixel_overhead : what an estimate says, copied into the first
+        event
 
     Returns
     -------
@@ -246,7 +250,9 @@ def run(
         lazy = lazy.until(cancel)  # tiles that wait for the network don't begin
     work = _Run(lazy, sink, progress, cancel, stage, len(own), len(own) - len(todo))
     work.give_up_after = give_up_after
-    work.report(RunStarted(work.total, work.done, stage, expected_seconds))
+    work.report(
+        RunStarted(work.total, work.done, stage, expected_seconds, pixel_overhead)
+    )
     try:
         with _pool(executor, workers, len(todo)) as (pool, window):
             for attempt in range(1, retries + 2):

@@ -175,6 +175,7 @@ class TileJob:
             executor=how.executor,
             part=how.part,
             expected_seconds=expected_seconds,
+            pixel_overhead=self.lazy.plan.pixel_overhead,
         )
 
     def has_all_tiles(self, store: TileStore) -> bool:

@@ -25,8 +25,9 @@ from napari_swin2sr.labelled import (
     like_dataarray,
 )
 from napari_swin2sr.lazy import LazyUpscaled
+from napari_swin2sr.limits import default_tile
 from napari_swin2sr.model.handle import ModelHandle
-from napari_swin2sr.options import DEFAULT_TILE, UpscaleOptions
+from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.reading import check_dtype
 from napari_swin2sr.sources import as_pixels
 from napari_swin2sr.tiling import plan_tiles
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from napari_swin2sr.axes import AxisLayout
     from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.options import Halo, RangeSpec
-
-EXACT_TILE = 2048
-"""Input pixels per side of a core when the halo, which is then wide, is exact."""
 
 SMALL_BYTES = 2**24
 """Arrays in memory are named by their content up to this size, else at random."""
@@ -181,7 +179,7 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     _check_channels(layout, config)
     plan = plan_tiles(
         layout.plane_shape,
-        core=options.tile or (EXACT_TILE if options.halo == "exact" else DEFAULT_TILE),
+        core=options.tile or default_tile(config, options.halo),
         halo=config.halo(options.halo),
         multiple_of=config.window_size,
         upscale=config.upscale,

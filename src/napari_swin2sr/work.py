@@ -237,6 +237,7 @@ class Work:
             fingerprint=self.fingerprint,
             provenance={
                 **as_json(provenance(lazy)),
+                "pixel_overhead": lazy.plan.pixel_overhead,
                 "versions": _versions(),
                 "nodata": as_json(self.result.nodata),
                 "georeference": as_json(georeference(self.result)),

@@ -9,13 +9,12 @@ import numpy as np
 
 from napari_swin2sr.intensity import ValueRange
 from napari_swin2sr.lazy import LazyUpscaled
-from napari_swin2sr.limits import available_memory, estimate
+from napari_swin2sr.limits import available_memory, default_tile, estimate
 from napari_swin2sr.model.config import Swin2SRConfig
-from napari_swin2sr.options import DEFAULT_TILE, UpscaleOptions
+from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.source import LayerSource
 from napari_swin2sr.plugin.worker import duration
 from napari_swin2sr.tiling import plan_tiles
-from napari_swin2sr.upscale import EXACT_TILE
 
 _SPEED: dict[tuple[str, str], float] = {}
 """Network input pixels per second that runs of this process have reached."""
@@ -34,6 +33,7 @@ class Forecast:
     n_tiles : calls of the network
     output_bytes, peak_bytes : size of the result, and memory for tiles in work
     pixels : what the network will see [input px]
+    pixel_overhead : pixels computed per pixel kept, because of the halo
     seconds : roughly; None if nothing is known of the model
     measured : whether `seconds` comes from a run on this machine
     """
@@ -43,6 +43,7 @@ class Forecast:
     output_bytes: int
     peak_bytes: int
     pixels: float
+    pixel_overhead: float
     seconds: float | None
     measured: bool
 
@@ -50,7 +51,9 @@ class Forecast:
     def text(self) -> str:
         """One line for people."""
         size = " x ".join(f"{n:,}" for n in self.shape)
-        tiles = "1 tile" if self.n_tiles == 1 else f"{self.n_tiles:,} tiles"
+        tiles = "1 tile"
+        if self.n_tiles > 1:
+            tiles = f"{self.n_tiles:,} tiles ({self.pixel_overhead - 1:.0%} for halos)"
         parts = [f"{size} ({in_bytes(self.output_bytes)}), {tiles}"]
         if self.seconds is not None:
             about = "about" if self.measured else "very roughly"
@@ -79,10 +82,9 @@ def forecast(
         If the options do not fit the model.
     """
     layout = source.layout
-    tile = options.tile or (EXACT_TILE if options.halo == "exact" else DEFAULT_TILE)
     tiles = plan_tiles(
         layout.plane_shape,
-        core=tile,
+        core=options.tile or default_tile(config, options.halo),
         halo=config.halo(options.halo),
         multiple_of=config.window_size,
         upscale=config.upscale,
@@ -92,7 +94,7 @@ def forecast(
         layout,
         tiles,
         (ValueRange(0, 1),) * layout.n_channels,
-        _nothing,
+        _Unused(config, options.device),
         dtype=options.dtype,
     )
     need = estimate(lazy)
@@ -108,6 +110,7 @@ def forecast(
         output_bytes=need.output_bytes,
         peak_bytes=need.peak_bytes,
         pixels=pixels,
+        pixel_overhead=need.pixel_overhead,
         seconds=None if speed is None else pixels / speed,
         measured=measured,
     )
@@ -128,5 +131,12 @@ def in_bytes(n: float) -> str:
     return f"{n:.3g} TB"
 
 
-def _nothing(tiles: np.ndarray) -> np.ndarray:
-    raise AssertionError("a forecast computes nothing")
+@dataclass(frozen=True, slots=True)
+class _Unused:
+    """What the estimate asks a network."""
+
+    config: Swin2SRConfig
+    device: str
+
+    def __call__(self, tiles: np.ndarray) -> np.ndarray:
+        raise AssertionError("a forecast computes nothing")
