@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from napari_swin2sr import blocks
 from napari_swin2sr.axes import resolve_axes
 from napari_swin2sr.errors import FileError, InferenceError, InputError, Swin2SRError
-from napari_swin2sr.intensity import ValueRange, fit_ranges
+from napari_swin2sr.intensity import ValueRange, cast, fit_ranges
 from napari_swin2sr.lazy import LazyUpscaled
 from napari_swin2sr.tiling import plan_tiles
 from toy_network import repeat, windows
@@ -39,6 +40,20 @@ def finite(tiles):
     assert np.isfinite(tiles).all()
     assert np.abs(tiles).max() <= 1e30
     return repeat(tiles)
+
+
+@pytest.mark.parametrize("strip", [1, 500, 10**6])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float64])
+def test_converting_some_rows_at_a_time_changes_no_bit(monkeypatch, strip, dtype):
+    array = numbers((3, 61, 50), dtype=dtype)
+    values = ValueRange(3.0, 3777.0)
+    monkeypatch.setattr(blocks, "STRIP", strip)
+    got = make(array, "CYX", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
+    want = cast(values.from_model(doubled(values.to_model(array))), dtype)
+    np.testing.assert_array_equal(got, want)
+    colours = np.moveaxis(array, 0, -1)
+    got = make(colours, "YXS", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
+    np.testing.assert_array_equal(got, np.moveaxis(want, 0, -1))
 
 
 # -- missing pixels -------------------------------------------------------------------

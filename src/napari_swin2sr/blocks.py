@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from napari_swin2sr import bicubic, missing
 from napari_swin2sr.errors import Cancelled, InferenceError
@@ -25,6 +25,9 @@ BlockFn: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 FAR_AWAY = 1e30
 """Normalised values beyond are treated like infinity: float32 sums would overflow."""
+
+STRIP = 2**15
+"""Numbers converted at a time: their float64 copies stay in a core's own cache."""
 
 
 class Gate:
@@ -104,7 +107,7 @@ class TileWorker:
         block = read_block(self.source, self.layout.plane_index(stack, box))
         pixels = self.layout.to_plane(block)
         gaps = missing_pixels(pixels, self.nodata)
-        model = values.to_model(np.ma.getdata(pixels[:3]))
+        model = _by_rows(values.to_model, np.ma.getdata(pixels[:3]), np.float32)
         far = ~(np.abs(model) <= FAR_AWAY)
         if far.any():
             gaps = np.zeros(pixels.shape, bool) if gaps is None else gaps
@@ -124,7 +127,11 @@ class TileWorker:
                 pixels = np.where(gaps, pixels.dtype.type(0), pixels)
             same = pixels.dtype == self.dtype
             return _repeat(pixels if same else cast(pixels, self.dtype), tile.upscale)
-        return cast(values.from_model(self._run(part, tile)), self.dtype)
+
+        def finish(model: NDArray[np.float32]) -> NDArray[Any]:
+            return cast(values.from_model(model), self.dtype)
+
+        return _by_rows(finish, self._run(part, tile), self.dtype)
 
     def _run(self, part: _Part, tile: Tile) -> NDArray[np.float32]:
         """Return the network's result for the core, normalised."""
@@ -186,6 +193,20 @@ class _Part:
         )
         around = np.pad(alpha[self.place(there)][0], padding, mode="edge")
         return bicubic.upscale_plane(around, tile.upscale)
+
+
+def _by_rows(
+    convert: Callable[[NDArray[Any]], NDArray[Any]],
+    planes: NDArray[Any],
+    dtype: DTypeLike,
+) -> NDArray[Any]:
+    """Convert every number on its own, some rows at a time."""
+    out = np.empty(planes.shape, dtype)
+    step = max(1, STRIP * planes.shape[-2] // max(1, planes.size))
+    for first in range(0, planes.shape[-2], step):
+        rows = (..., slice(first, first + step), slice(None))
+        out[rows] = convert(planes[rows])
+    return out
 
 
 def _repeat(planes: NDArray[Any], upscale: int) -> NDArray[Any]:
