@@ -403,7 +403,13 @@ def test_the_cache_is_bounded_and_freed(monkeypatch):
     np.asarray(lazy)
     np.asarray(lazy)
     assert block.calls == 32
+    assert cache.n_bytes == 0  # larger than the cache: gone through, nothing kept
+    for start in (0, 16, 32, 48):
+        lazy[:, start : start + 3]
+    assert block.calls == 48
     assert 0 < cache.n_bytes <= cache.limit_bytes
+    np.asarray(lazy[96:, 50:51])  # a tile that is still there
+    assert block.calls == 48
     lazy[0, 0]  # what is returned is a copy: writing to it changes nothing
     part = lazy[:4, :4]
     part[...] = 0

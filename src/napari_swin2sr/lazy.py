@@ -239,11 +239,13 @@ class LazyUpscaled:
         forward = [r if r.step > 0 else r[::-1] for r in wanted]
         out = self._empty(tuple(map(len, forward)))
         sides = [max(sizes) for sizes in self.chunks]
+        # Going through an image that the cache cannot hold would only push out of it
+        # what is being looked at.
+        fits = self.nbytes <= memory.CACHE.limit_bytes
         for pieces in itertools.product(*map(_pieces, forward, sides)):
-            block = self._cached(tuple(piece[0] for piece in pieces))
-            out[tuple(piece[1] for piece in pieces)] = block[
-                tuple(piece[2] for piece in pieces)
-            ]
+            index, place, inside = zip(*pieces, strict=True)
+            keep = fits or not self._is_all(index, inside)
+            out[place] = self._cached(index, keep)[inside]
         view: NDArray[Any] = out[
             tuple(
                 0 if one else slice(None, None, 1 if r.step > 0 else -1)
@@ -260,14 +262,19 @@ class LazyUpscaled:
             raise ValueError("a lazy array cannot be an array without computing it")
         return np.asarray(self[...], dtype)
 
-    def _cached(self, index: tuple[int, ...]) -> NDArray[Any]:
+    def _is_all(self, index: tuple[int, ...], inside: tuple[slice, ...]) -> bool:
+        """Tell whether places in a block are the whole block."""
+        lengths = (sizes[i] for i, sizes in zip(index, self.chunks, strict=True))
+        return all(p == slice(0, n, 1) for p, n in zip(inside, lengths, strict=True))
+
+    def _cached(self, index: tuple[int, ...], keep: bool) -> NDArray[Any]:
         def make() -> NDArray[Any]:
             block = self.block_at(index)
             block.flags.writeable = False
             return block
 
         wait = not memory.TILES.is_mine
-        return memory.CACHE.get(self._owner, index, make, wait)
+        return memory.CACHE.get(self._owner, index, make, wait, keep)
 
     def _empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         out = np.empty(shape, self.dtype)

@@ -78,7 +78,12 @@ class BlockCache:
         return self._n_bytes
 
     def get(
-        self, owner: int, index: Hashable, make: Callable[[], NDArray[Any]], wait: bool
+        self,
+        owner: int,
+        index: Hashable,
+        make: Callable[[], NDArray[Any]],
+        wait: bool,
+        keep: bool = True,
     ) -> NDArray[Any]:
         """Return a block from the cache, from another thread that makes it, or made.
 
@@ -88,6 +93,7 @@ class BlockCache:
         make : makes the block, which must not be written to any more
         wait : wait for a thread that makes the same block; where waiting could never
             end (inside `Admission`), make it twice instead
+        keep : remember a block that is made now
         """
         key = owner, index
         while True:
@@ -112,7 +118,8 @@ class BlockCache:
             self._finish(key)
             mine.set_exception(error)
             raise
-        self._keep(key, block)
+        if keep:
+            self._keep(key, block)
         self._finish(key)
         mine.set_result(block)
         return block
