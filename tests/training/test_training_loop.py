@@ -18,7 +18,13 @@ from napari_swin2sr.errors import (
 )
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.degrade import Degradation
-from napari_swin2sr.training.loop import INTENSITY, STATE_NAME, Trainer, schedule
+from napari_swin2sr.training.loop import (
+    INTENSITY,
+    STATE_NAME,
+    Trainer,
+    optimisers,
+    schedule,
+)
 from napari_swin2sr.training.options import TrainOptions
 from napari_swin2sr.training.start import bicubic_network
 from napari_swin2sr.training.teacher import TeacherPool, label_crops
@@ -94,6 +100,24 @@ def test_an_interrupted_run_continues_exactly(images: ImageSet, tmp_path: Path) 
     second.run()
     for name, value in whole.average.items():
         assert torch.equal(value, second.average[name]), name
+
+
+def test_every_weight_has_one_optimiser_and_muon_only_matrices_of_layers() -> None:
+    net = network()
+    muon, adam = (
+        [id(p) for group in each.param_groups for p in group["params"]]
+        for each in optimisers(net, 1e-3)
+    )
+    assert sorted(muon + adam) == sorted(id(p) for p in net.parameters())
+    names = {name for name, p in net.named_parameters() if id(p) in muon}
+    layer = "swin2sr.encoder.stages.0.layers.0"
+    assert names == {
+        f"{layer}.{part}.weight"
+        for part in (
+            *("attention.self.query", "attention.self.key", "attention.self.value"),
+            *("attention.output.dense", "intermediate.dense", "output.dense"),
+        )
+    }
 
 
 def test_the_time_budget_ends_training(images: ImageSet, tmp_path: Path) -> None:

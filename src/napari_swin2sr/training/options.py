@@ -22,7 +22,7 @@ class TrainOptions:
     steps : number of optimiser steps; None for no limit (one of the two is needed)
     batch : crops per step
     patch : side of a low-resolution crop [px], a multiple of the model's window
-    learning_rate : of Adam, after the warm-up; falls along a cosine to 2 %
+    learning_rate : of Muon and Adam, after the warm-up; falls along a cosine to 2 %
     seed : fixes all random choices
     mix : share of each kind of image (first folder level), or empty for natural shares
     degradation : how the low-resolution side is made

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from napari_swin2sr.errors import Cancelled
+from napari_swin2sr.model.fast import prepare
 from napari_swin2sr.training.data import turn
 from napari_swin2sr.training.degrade import downscale, rounded
 
@@ -97,7 +98,8 @@ def label_crops(
     Cancelled
         If `cancelled()` turns true on the way.
     """
-    device = next(teacher.parameters()).device
+    device = teacher.device
+    upscale_tile = prepare(teacher.eval(), device, "fp32")
     u, s = teacher.config.upscale, LABELLED_SIZE
     small = np.empty((count, 3, s, s), np.float16)
     truth = np.empty((count, 3, u * s, u * s), np.float16)
@@ -113,7 +115,7 @@ def label_crops(
             low = rounded(low)
         with torch.inference_mode():
             pixels = torch.from_numpy(low[None]).float().to(device)
-            output = teacher.upscale_tile(pixels)[0].float().cpu().numpy()
+            output = upscale_tile(pixels)[0].float().cpu().numpy()
         inner = slice(CONTEXT, CONTEXT + s)
         fine = slice(u * CONTEXT, u * (CONTEXT + s))
         small[number] = low[:, inner, inner]
