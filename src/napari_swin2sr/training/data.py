@@ -280,7 +280,8 @@ class Sampler:
     def draw(self, size: int, rng: np.random.Generator) -> tuple[Image, bool]:
         """Return a crop (3, size, size) float32 around 0..1, and whether it is grey.
 
-        Nearly empty crops are drawn again nine times in ten. Colours are sometimes
+        The emptier a crop, the more often another is drawn instead, at most nine times
+        in ten: dim images have to be learned, too. Colours are sometimes
         replaced by one channel or permuted; brightness and contrast vary and are
         sometimes inverted, since detectors and stains do not agree on them.
         """
@@ -291,7 +292,7 @@ class Sampler:
             y = int(rng.integers(0, height - size + 1))
             x = int(rng.integers(0, width - size + 1))
             crop = source.crop(y, x, size)
-            if crop.std() >= FLAT or rng.random() < 0.1:
+            if rng.random() < max(0.1, float(crop.std()) / FLAT):
                 break
         crop, grey = _choose_channels(crop, source.rgb, rng)
         return _vary_intensity(turn(crop, int(rng.integers(8))), rng), grey
