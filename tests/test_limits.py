@@ -36,9 +36,9 @@ def test_halos_cost_less_than_15_percent(config):
 @pytest.mark.parametrize(
     ("config", "halo", "tile"),
     [
-        (LIGHT, None, 1536),
+        (LIGHT, None, 1408),
         (LIGHT, 0, 1024),
-        (LIGHT, 40, 1280),
+        (LIGHT, 40, 1152),
         (LIGHT, 104, 1536),  # more would need too much memory
         (LIGHT, "exact", 2048),
         (WIDE, None, 1024),

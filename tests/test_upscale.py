@@ -21,6 +21,7 @@ import napari_swin2sr as nsr
 from input_rows import Bare, pixels
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.image import SpatialImage
+from napari_swin2sr.model.fast_native import load_kernels
 from napari_swin2sr.model.upscaler import Upscaler
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.upscale import as_image, prepare, provenance
@@ -219,7 +220,10 @@ HUGE = """
 
 
 def test_an_image_of_a_hundred_thousand_pixels_a_side() -> None:
-    """20 GB in, 80 GB out: at once, one slab per chunk, 1.5 GB at most."""
+    """20 GB in, 80 GB out: at once, one slab per chunk, 1.5 GB at most.
+
+    Without a C compiler the network runs on PyTorch's operations, and takes more.
+    """
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc to measure memory")
     done = subprocess.run(
@@ -230,13 +234,13 @@ def test_an_image_of_a_hundred_thousand_pixels_a_side() -> None:
     )
     assert done.returncode == 0, done.stderr
     facts, numbers = done.stdout.splitlines()
-    assert facts == "(200000, 200000);(2560, 2560);False;[(1360, 1360)]"
+    assert facts == "(200000, 200000);(2304, 2304);False;[(1232, 1232)]"
     wall, cpu, sampled, grown = map(float, numbers.split())
     logger.info("%s: %s", "apply_seconds", wall)
     logger.info("%s: %s", "grown_megabytes", grown)
     assert min(wall, cpu) < 2
     assert sampled <= 32 * 512**2
-    assert grown < 1500
+    assert grown < (1500 if load_kernels("fp32") else 1750)
 
 
 # -- options --------------------------------------------------------------------------
@@ -280,7 +284,7 @@ def test_tile_and_halo(image: np.ndarray, model: str) -> None:
 
     exact = Upscaler(__import__("tiny").tiny_net(), "cpu").config.exact_halo
     assert plan() == (1024, min(48, exact))
-    assert plan(model="default") == (1280, 40)
+    assert plan(model="default") == (1152, 40)
     assert plan(halo="exact") == (2048, exact)
     assert plan(halo="exact", tile=100) == (104, exact)
     assert plan(tile=17, halo=0) == (24, 0)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 EXACT_TILE = 2048
 """Core of a tile when the halo, which is then wide, is exact [input px]."""
 
-HALOS_PER_TILE = 32
-"""A halo h adds (1 + 2 h / core)**2 - 1 to an inner tile: 12.9 % for 32 halos."""
+HALO_SHARE = 0.15
+"""What the halo may add to the pixels of a tile where nobody chose the tile."""
 
 DEFAULT_FORWARD_BYTES = 2.5e9
 """What one forward over the core of a tile may take where nobody chose the tile."""
@@ -57,9 +57,10 @@ class Estimate:
 def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
     """Return the core of a tile where nobody asks for another [input px].
 
-    As large as keeps the halo below 15 % of the work, or as memory allows. It follows
-    from the model alone, not from the memory of this machine: a run may go on
-    elsewhere, and several machines may share it.
+    The least, in steps of 128 px, in which the halo adds less than `HALO_SHARE`, if
+    one forward fits in `DEFAULT_FORWARD_BYTES`. It follows from the model alone, not
+    from the memory of this machine: a run may go on elsewhere, and several machines
+    may share it.
 
     Parameters
     ----------
@@ -68,8 +69,9 @@ def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
     """
     if halo == "exact":
         return EXACT_TILE
-    fits = math.isqrt(int(DEFAULT_FORWARD_BYTES / _forward_bytes(config))) // 256 * 256
-    return max(DEFAULT_TILE, min(HALOS_PER_TILE * config.halo(halo), fits))
+    wanted = 2 * config.halo(halo) / (math.sqrt(1 + HALO_SHARE) - 1)
+    fits = math.sqrt(DEFAULT_FORWARD_BYTES / _forward_bytes(config))
+    return max(DEFAULT_TILE, min(math.ceil(wanted / 128), int(fits / 128)) * 128)
 
 
 def estimate(lazy: LazyUpscaled, workers: int = 4) -> Estimate:
