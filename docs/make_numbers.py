@@ -1,7 +1,7 @@
 """Make the pictures and numbers of the README and the documentation.
 
     python docs/make_numbers.py            all of them
-    python docs/make_numbers.py demo halo  some of them
+    python docs/make_numbers.py demo cost  some of them
 
 Each number stands between the lines `<!-- numbers: NAME -->` and `<!-- /numbers -->`.
 """
@@ -18,6 +18,10 @@ import numpy as np
 
 import napari_swin2sr as nsr
 from napari_swin2sr.demo import run_demo
+from napari_swin2sr.limits import default_tile
+from napari_swin2sr.model import Swin2SRConfig
+from napari_swin2sr.model.handle import ModelHandle
+from napari_swin2sr.tiling import plan_tiles
 
 ROOT = Path(__file__).resolve().parents[1]
 HALO_TILE = 128
@@ -72,6 +76,33 @@ def halo() -> None:
     )
 
 
+def cost() -> None:
+    """Count what the halo adds with the default tile, for three models."""
+    light = Swin2SRConfig(embed_dim=60, depths=(6,) * 4, num_heads=(6,) * 4)
+    wide = Swin2SRConfig(embed_dim=180, depths=(6,) * 6, num_heads=(6,) * 6)
+    rows = []
+    for name, config in (
+        ("embedded", ModelHandle.open("default").config),
+        ("published, 60 features (`lightweight-x2`)", light),
+        ("published, 180 features (the others)", wide),
+    ):
+        core, width = default_tile(config, None), config.halo(None)
+        seen = [(1 + 2 * width / core) ** 2 - 1]
+        for side in (4096, 8192):
+            plan = plan_tiles((side, side), core=core, halo=width)
+            seen.append(plan.pixel_overhead - 1)
+        shares = " | ".join(f"{share:.1%}" for share in seen)
+        rows.append(f"| {name} | {core} | {width} | {shares} |")
+    write(
+        "docs/explanation/tiling.md",
+        "cost",
+        "| model | core (px) | halo (px) | added to an inner tile | to 4096 × 4096 px "
+        "| to 8192 × 8192 px |",
+        "|---|---|---|---|---|---|",
+        *rows,
+    )
+
+
 def write(file: str, name: str, *lines: str) -> None:
     """Put `lines` between the markers `name` of a file."""
     path = ROOT / file
@@ -87,5 +118,5 @@ def write(file: str, name: str, *lines: str) -> None:
 
 
 if __name__ == "__main__":
-    for task in sys.argv[1:] or ("demo", "halo"):
-        {"demo": demo, "halo": halo}[task]()
+    for task in sys.argv[1:] or ("demo", "halo", "cost"):
+        {"demo": demo, "halo": halo, "cost": cost}[task]()
