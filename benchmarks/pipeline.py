@@ -58,16 +58,22 @@ class Clock:
         upscaler._forward = self
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        wait_for(x.device)
         start = time.perf_counter()
         y = self.forward(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
+        wait_for(x.device)
         self.seconds += time.perf_counter() - start
         self.pixels += x.shape[0] * x.shape[2] * x.shape[3]
         return y
 
     def reset(self) -> None:
         self.seconds, self.pixels = 0.0, 0
+
+
+def wait_for(device: torch.device) -> None:
+    """Let the kernels in line come to their end."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def photographs(side: int) -> da.Array:
@@ -135,7 +141,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict:
     model = {"device": options.device, "precision": options.precision}
     upscaler = nsr.load_model(options.model, **model)
     clock = Clock(upscaler)
-    large_forward(upscaler, clock, CHUNK)  # warms up
+    large_forward(upscaler, clock, min(CHUNK, options.large))  # warms up
     large = [large_forward(upscaler, clock, options.large)]
     rows = []
     for name in options.ways:
