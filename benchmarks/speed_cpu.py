@@ -1,261 +1,328 @@
 """How fast the network runs on the CPU, against the others that are installed.
 
-Usage: python benchmarks/speed_cpu.py [--sizes 256 512] [--threads 2] [--repeats 5]
-       [--model default|lightweight-x2|FOLDER|light|classical] [--json FILE] [--scaling]
+    python benchmarks/speed_cpu.py                               one table
+    python benchmarks/speed_cpu.py --sizes 64 128 256 512 1024 2048 \\
+        --models default light --json docs/speed-cpu.json
+    python benchmarks/speed_cpu.py --scaling --json docs/speed-cpu.json
+    python docs/speed_tables.py                                  JSON to the pages
 
-One table: seconds per forward (median of the repeats, engines in turn, so that all
-meet the same load), how many times as fast as transformers, megapixels of input per
-second, share of the matrix rate measured in the same run, and the difference to the
-plain network in float32 on a photograph: PSNR and largest difference, values 0 to 1.
-`light` and `classical` are the published shapes x2 and x4 with seeded weights.
-With --scaling the pixels go through `apply`, each size in a process of its own:
-seconds per megapixel and the largest memory.
+A model is a name, a folder, or a published shape with seeded weights: `light` (x2),
+`classical` (180 wide, x4). Every engine has the same weights, the same RGB photograph
+and the same number of threads, and a process of its own, so that the largest memory is
+its own. In each round every engine runs once, so that all meet the same load; seconds
+are medians. An engine whose first forward takes longer than 10 s is not run again.
+Accuracy is that of the upper left 256 x 256 px against the plain network in float32,
+values 0 to 1. The operations of a forward, counted by PyTorch, over seconds and the
+rate of a large matrix product (in the same precision, or in float32 if that is faster;
+measured in the same run) are the share of the peak.
+
+Nothing is left out silently: an engine that is not installed, failed, would take longer
+than --limit seconds, or keeps maps of the whole image beyond --peer-limit px (about
+10 GB at 1024 px, by what it takes at 256) has a row that says so.
+
+--scaling sends 0.25 to 64 megapixels of a lazy grey image through `apply`, each size in
+a process of its own: seconds per megapixel and the largest memory, beside one forward
+of 4 megapixels without tiles.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads burn no time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from cpu_engines import (
+    CORNER,
+    ENGINES,
+    TYPES,
+    Worker,
+    make_network,
+    peak_megabytes,
+    photograph,
+)
 
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-from napari_swin2sr.model.fast_cpu import CpuForward
-from napari_swin2sr.model.fast_native import prepare_native
+if TYPE_CHECKING:
+    from napari_swin2sr.model import Swin2SRForImageSuperResolution
 
-SHAPES = {
-    "light": {
-        "embed_dim": 60,
-        "depths": (6,) * 4,
-        "num_heads": (6,) * 4,
-        "upsampler": "pixelshuffledirect",
-    },
-    "classical": {"upscale": 4},
-}
-
+BASE = "transformers fp32"
+SLOW = 10.0
 SCALING_MEGAPIXELS = (0.25, 1, 4, 16, 64)
+HEADER = (
+    f"{'size':>5} {'engine':24} {'n':>2} {'s':>8} {'times':>6} {'MP/s':>6} "
+    f"{'share':>5} {'dB':>6} {'largest':>8} {'MB':>6}"
+)
 
 
-def make_network(name: str) -> Swin2SRForImageSuperResolution:
-    """Load a model, or draw seeded weights for a published shape."""
-    if name not in SHAPES:
-        return Swin2SRForImageSuperResolution.from_pretrained(name)
-    torch.manual_seed(0)
-    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**SHAPES[name]))
-    with torch.no_grad():
-        for parameter in net.parameters():  # wide enough for attention to matter
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.7 / parameter[0].numel() ** 0.5)
-    return net.eval()
+# -- measuring -----------------------------------------------------------------------
 
 
-def photograph(size: int) -> torch.Tensor:
-    """Return (1, 3, size, size) float32 from 0 to 1: a picture, repeated."""
-    from skimage import data
-
-    picture = data.astronaut().transpose(2, 0, 1)
-    times = -(-size // 512)
-    tiled = np.tile(picture, (1, times, times))[:, :size, :size]
-    return torch.from_numpy(tiled.astype(np.float32) / 255)[None]
-
-
-def engines(net: Swin2SRForImageSuperResolution) -> dict[str, object]:
-    """Return every way to run the network that there is here, the rivals first."""
-    found: dict[str, object] = {}
-    config, state = net.config, net.state_dict()
-    try:
-        import transformers
-
-        theirs = transformers.Swin2SRForImageSuperResolution(
-            transformers.Swin2SRConfig.from_dict(config.to_dict())
-        ).eval()
-        theirs.load_state_dict(state)
-        found["transformers fp32"] = lambda x: theirs(x).reconstruction
-        half = transformers.Swin2SRForImageSuperResolution(theirs.config).eval()
-        half.load_state_dict(state)
-        half = half.to(torch.bfloat16)
-        found["transformers bf16"] = lambda x: half(x.bfloat16()).reconstruction.float()
-    except ImportError:
-        pass
-    found["ours, plain network"] = net.upscale_tile
-    found["ours, PyTorch fp32"] = CpuForward(net)
-    found["ours, PyTorch bf16"] = CpuForward(net, torch.bfloat16)
-    for precision in ("fp32", "bf16"):
-        kernels = prepare_native(net, precision)
-        if kernels is not None:
-            found[f"ours, kernels {precision}"] = kernels
-    return found
-
-
-def multiplications(config: Swin2SRConfig) -> float:
-    """Return multiplications per input pixel, without those of the ends."""
-    c, window = config.embed_dim, config.window_size**2
-    layer = 4 * c * c + 2 * c * config.mlp_dim + 2 * window * c
-    return sum(config.depths) * layer + (len(config.depths) + 1) * 9 * c * c
-
-
-def matrix_rate() -> float:
-    """Return multiplications per second of a large float32 matrix product."""
-    a = torch.rand(1024, 1024)
-    best = math.inf
-    for _ in range(8):
+def matrix_rate(precision: str) -> float:
+    """Return operations per second of a large matrix product."""
+    a = torch.rand(1024, 1024).to(TYPES[precision])
+    best, end = math.inf, time.perf_counter() + 2
+    while time.perf_counter() < end:
         start = time.perf_counter()
         a @ a
         best = min(best, time.perf_counter() - start)
-    return 1024**3 / best
+    return 2 * 1024**3 / best
 
 
-def measure(net: Swin2SRForImageSuperResolution, size: int, repeats: int) -> list[dict]:
-    """Time all engines in turn on one image."""
-    x, ways = photograph(size), engines(net)
-    rate = matrix_rate()
-    results, seconds = {}, {name: [] for name in ways}
+def operations_per_pixel(net: Swin2SRForImageSuperResolution) -> float:
+    """Return operations per input pixel, 2 for each multiplication."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counts, sides = [], [n * net.config.window_size for n in (2, 4)]
+    for side in sides:  # the difference leaves out what is done once
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            net.upscale_tile(torch.zeros(1, 3, side, side))
+        counts.append(counter.get_total_flops())
+    return (counts[1] - counts[0]) / (sides[1] ** 2 - sides[0] ** 2)
+
+
+def corner_of(net: Swin2SRForImageSuperResolution, size: int) -> np.ndarray:
+    """Return the corner of a photograph's result by the plain network in float32."""
     with torch.inference_mode():
-        expected = net.upscale_tile(x)
-        for name, forward in ways.items():
-            results[name] = forward(x)  # warms up, too
-        for _ in range(repeats):
-            for name, forward in ways.items():
-                start = time.perf_counter()
-                forward(x)
-                seconds[name].append(time.perf_counter() - start)
+        y = net.upscale_tile(photograph(min(size, CORNER + net.config.exact_halo)))
+    side = CORNER * net.config.upscale
+    return y[..., :side, :side].double().numpy()
+
+
+def accuracy(corner: np.ndarray, expected: np.ndarray) -> dict[str, float | None]:
+    """Return PSNR [dB] and largest difference; the range is 1, or more if it is."""
+    error = (corner - expected) / max(1, np.abs(expected).max())
+    square = float(np.square(error).mean())
+    return {
+        "psnr": -10 * math.log10(square) if square else None,
+        "largest difference": float(np.abs(error).max()),
+    }
+
+
+def measure(model: str, options: argparse.Namespace) -> None:
+    """Time all engines on one model; print rows, and keep them after each size."""
+    net, limit = make_network(model), options.limit
+    facts, work = machine(), operations_per_pixel(net)
+    rates = {name: matrix_rate(name) for name in TYPES}
+    facts["matrix rate, GFLOP/s"] = {k: round(v / 1e9) for k, v in rates.items()}
+    print(f"\n{Path(model).name}: {work / 1e6:.2f} million operations per pixel")
+    print(*(f"{key}: {value}" for key, value in facts.items()), sep="; ")
+    print(HEADER, flush=True)
+    workers = [Worker(name, model, options.threads) for name in options.engines]
+    for worker in workers:
+        worker.wait(600)
     rows = []
-    base = statistics.median(seconds.get("transformers fp32", [math.nan]))
-    for name, times in seconds.items():
-        median, error = statistics.median(times), (results[name] - expected).double()
-        square = error.square().mean().item()
-        rows.append(
-            {
-                "size": size,
-                "engine": name,
-                "seconds": median,
-                "fastest": min(times),
-                "times transformers": base / median,
-                "megapixels per second": size * size / median / 1e6,
-                "share of matrix rate": multiplications(net.config)
-                * size
-                * size
-                / median
-                / rate,
-                "psnr": -10 * math.log10(square) if square else math.inf,
-                "largest difference": error.abs().max().item(),
-            }
-        )
-    return rows
+    for size in sorted(options.sizes):
+        found: dict[str, list[dict]] = {worker.engine: [] for worker in workers}
+        notes = {}
+        for worker in workers:  # the first one warms up
+            note = worker.refuse(size, limit, options.peer_limit)
+            first = {} if note else worker.run(size, limit)
+            found[worker.engine] += [first] if first else []
+            notes[worker.engine] = note or worker.note
+            said = f"{first['seconds']:.2f} s" if first else notes[worker.engine]
+            print(f"  {size} px, {worker.engine}: {said}", file=sys.stderr, flush=True)
+        for _ in range(options.repeats):
+            for worker in workers:
+                answers = found[worker.engine]
+                if answers and answers[0]["seconds"] <= SLOW:
+                    answers += [again] if (again := worker.run(size, limit)) else []
+        expected = corner_of(net, size)
+        base = median(found.get(BASE, []))
+        for name, answers in found.items():
+            row: dict[str, object] = {"size": size, "engine": name}
+            if answers:
+                seconds = median(answers)
+                peak = max(rates["fp32"], rates[ENGINES[name].precision])
+                row |= {
+                    "repeats": max(1, len(answers) - 1),
+                    "seconds": seconds,
+                    "cpu seconds": median(answers, "cpu seconds"),
+                    "times transformers": base / seconds if base else None,
+                    "megapixels per second": size * size / seconds / 1e6,
+                    "share of matrix rate": work * size**2 / seconds / peak,
+                    **accuracy(answers[0]["corner"], expected),
+                    "peak megabytes": max(x["peak megabytes"] for x in answers),
+                    "megabytes before": answers[0]["megabytes before"],
+                }
+            else:
+                row["note"] = notes[name]
+            rows.append(row)
+            print(line(row), flush=True)
+        rules = {"limit, s": limit, "peer limit, px": options.peer_limit}
+        result = {"machine": facts, "rules": rules, "rows": rows}
+        keep(options.json, "models", Path(model).name, result)
+    for worker in workers:
+        worker.stop("")
 
 
-def run_scaling(model: str, megapixels: float) -> dict:
+def median(answers: list[dict], what: str = "seconds") -> float:
+    """Return the median of all but the first, unless there is no other."""
+    return statistics.median([x[what] for x in answers[1:] or answers] or [0])
+
+
+def line(row: dict) -> str:
+    """Return a row of the table."""
+    start = f"{row['size']:5} {row['engine']:24}"
+    if "note" in row:
+        return f"{start} {row['note']}"
+    times, psnr = row["times transformers"], row["psnr"]
+    return (
+        f"{start} {row['repeats']:2} {row['seconds']:8.3f} "
+        f"{f'{times:6.2f}' if times else '     -'} "
+        f"{row['megapixels per second']:6.3f} {row['share of matrix rate']:5.0%} "
+        f"{f'{psnr:6.1f}' if psnr else '  same'} {row['largest difference']:8.1e} "
+        f"{row['peak megabytes']:6.0f}"
+    )
+
+
+# -- scaling with the area -----------------------------------------------------------
+
+
+def run_apply(model: str, megapixels: float, threads: int) -> dict:
     """Upscale a lazy image of a size through `apply`, and forget the result."""
     import dask.array as da
 
     import napari_swin2sr
 
+    torch.set_num_threads(threads)
     side = round(math.sqrt(megapixels * 2**20))
-    block = photograph(512)[0, 0].numpy()
-    plane = da.from_array(block).rechunk(512)
+    plane = da.from_array(photograph(512)[0, 0].numpy())
     times = -(-side // 512)
     image = da.tile(plane, (times, times))[:side, :side]
+    napari_swin2sr.load_model(model)
     start = time.perf_counter()
     lazy = napari_swin2sr.apply(image, model, value_range=(0.0, 1.0))
-    with np.errstate(all="raise"):
-        total = float(lazy.sum(dtype="float64").compute(scheduler="threads"))
+    mean = float(lazy.mean(dtype="float64").compute(scheduler="threads"))
+    return scaling_row("apply", side, start) | {"mean": mean}
+
+
+def run_forward(model: str, side: int, threads: int) -> dict:
+    """Upscale one grey tile in one forward, after a small one."""
+    from napari_swin2sr import load_model
+
+    torch.set_num_threads(threads)
+    upscaler = load_model(model)
+    tile = photograph(side)[:, :1].numpy()
+    upscaler(tile[..., :64, :64])
+    start = time.perf_counter()
+    upscaler(tile)
+    return scaling_row("one forward", side, start)
+
+
+def scaling_row(what: str, side: int, start: float) -> dict:
+    megapixels, seconds = side**2 / 1e6, time.perf_counter() - start
     return {
-        "megapixels": side * side / 1e6,
-        "seconds": time.perf_counter() - start,
+        "what": what,
+        "megapixels": megapixels,
+        "seconds": seconds,
+        "seconds per megapixel": seconds / megapixels,
         "peak megabytes": peak_megabytes(),
-        "mean": total / lazy.size,
     }
 
 
-def peak_megabytes() -> float:
-    """Return this process's own peak; ru_maxrss would include its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return math.nan
-    lines = status.read_text().splitlines()
-    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
+def send(pipe, function, values: tuple) -> None:
+    """Call a function in a new process."""
+    pipe.send(function(*values))
 
 
-def scaling(model: str, threads: int) -> list[dict]:
-    """Measure each size in a fresh process."""
-    rows = []
-    for megapixels in SCALING_MEGAPIXELS:
-        command = [sys.executable, __file__, "--model", model, "--one", str(megapixels)]
-        command += ["--threads", str(threads)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append(json.loads(output.stdout))
-        row = rows[-1]
-        print(
-            f"{row['megapixels']:8.2f} MP {row['seconds']:9.1f} s "
-            f"{row['seconds'] / row['megapixels']:7.2f} s/MP "
-            f"{row['peak megabytes']:8.0f} MB"
+def scaling(model: str, options: argparse.Namespace) -> None:
+    """Measure each size in a process of its own."""
+    facts, rows = machine(), []
+    print(f"\n{Path(model).name} through apply")
+    print(*(f"{key}: {value}" for key, value in facts.items()), sep="; ", flush=True)
+    jobs = [(run_apply, size) for size in options.megapixels]
+    for function, size in [(run_forward, options.forward_side), *jobs]:
+        context = multiprocessing.get_context("spawn")
+        pipe, theirs = context.Pipe()
+        job = (theirs, function, (model, size, options.threads))
+        process = context.Process(target=send, args=job, daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            row = pipe.recv()
+        except EOFError:
+            note = f"its process ended at {size:g}, as when memory runs out"
+            row = {"what": function.__name__, "note": note}
+        process.join()
+        rows.append(row)
+        text = row.get("note") or (
+            f"{row['megapixels']:6.2f} MP {row['seconds']:8.1f} s "
+            f"{row['seconds per megapixel']:6.2f} s/MP {row['peak megabytes']:6.0f} MB"
         )
-    return rows
+        print(f"{row['what']:12} {text}", flush=True)
+        keep(
+            options.json, "scaling", Path(model).name, {"machine": facts, "rows": rows}
+        )
+
+
+# -- the command ---------------------------------------------------------------------
 
 
 def machine() -> dict:
-    """Describe where this ran."""
+    """Describe where this runs."""
     cpuinfo = Path("/proc/cpuinfo")
     name = platform.processor()
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         name = next((x.split(": ")[1] for x in lines if "model name" in x), name)
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-    return {
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    facts = {
         "processor": name,
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "load before": load and round(load, 1),
         "python": platform.python_version(),
-        "load before": load,
     }
+    for package in ("torch", "napari-swin2sr", "transformers", "spandrel"):
+        try:
+            facts[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            facts[package] = None
+    return facts
+
+
+def keep(file: Path | None, section: str, name: str, found: dict) -> None:
+    """Write a result beside those of other runs in the same file."""
+    if file is None:
+        return
+    stored = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    stored.setdefault(section, {})[name] = found
+    file.write_text(json.dumps(stored, indent=1) + "\n", "utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="light")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--scaling", action="store_true")
-    parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", default=["light"])
+    add("--sizes", type=int, nargs="+", default=[64, 256], help="multiples of 8 [px]")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--repeats", type=int, default=5, help="of forwards up to 10 s")
+    add("--limit", type=float, default=300, help="longest forward [s]")
+    add("--peer-limit", type=int, default=512, help="largest whole image [px]")
+    add("--engines", nargs="+", default=list(ENGINES), choices=ENGINES, metavar="NAME")
+    add("--json", type=Path, help="keep the numbers here, beside those that are there")
+    add("--scaling", nargs="?", const="default", metavar="MODEL")
+    add("--megapixels", type=float, nargs="+", default=SCALING_MEGAPIXELS)
+    add("--forward-side", type=int, default=2048, help="one forward of --scaling [px]")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.one is not None:
-        print(json.dumps(run_scaling(options.model, options.one)))
-        return
-    facts = machine()
-    print(*(f"{key}: {value}" for key, value in facts.items()), sep="; ")
     if options.scaling:
-        rows = scaling(options.model, options.threads)
-    else:
-        net, rows = make_network(options.model), []
-        header = f"{'size':>5} {'engine':24} {'s':>8} {'times':>6} {'MP/s':>6}"
-        print(header, f"{'peak':>5} {'dB':>6} {'largest':>8}")
-        for size in options.sizes:
-            for row in measure(net, size, options.repeats):
-                rows.append(row)
-                print(
-                    f"{size:5} {row['engine']:24} {row['seconds']:8.3f} "
-                    f"{row['times transformers']:6.2f} "
-                    f"{row['megapixels per second']:6.3f} "
-                    f"{row['share of matrix rate']:5.0%} {row['psnr']:6.1f} "
-                    f"{row['largest difference']:8.1e}"
-                )
-    if options.json:
-        text = json.dumps({"machine": facts, "rows": rows}, indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+        scaling(options.scaling, options)
+        return
+    for model in options.models:
+        measure(model, options)
 
 
 if __name__ == "__main__":
