@@ -37,6 +37,7 @@ TORCH_AT_HOME = (
     "model.kernels",
     "model.processor",
     "model.swin2sr",
+    "model.transfer",
     "model.upscaler",
     "model.windows",
     "training.",

@@ -1,4 +1,4 @@
-"""Run a network on tiles: device, precision, one lock per device, memory limits."""
+"""Run a network on tiles: device, precision, one at a time, memory limits."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from napari_swin2sr.errors import (
 from napari_swin2sr.model.checkpoint import load_network
 from napari_swin2sr.model.fast import prepare
 from napari_swin2sr.model.pieces import Cut, cuts
+from napari_swin2sr.model.transfer import run_on_cuda
 from napari_swin2sr.model.zoo import resolve_model
 from napari_swin2sr.options import check_precision
 
@@ -58,7 +59,8 @@ class Upscaler:
     """A loaded network that turns tiles into super-resolved tiles.
 
     It may be called from many threads at once: forwards on the same device wait
-    for each other, and the network keeps no state between them.
+    for each other (on CUDA the next tile is copied meanwhile), and the network keeps
+    no state between them.
 
     Parameters
     ----------
@@ -235,12 +237,14 @@ class Upscaler:
         global _first_run_in
         _refuse_fork()
         with (
-            _device_locks[str(self.device)],
             torch.inference_mode(),
             torch.autocast(self.device.type, enabled=False),
         ):
             _first_run_in = os.getpid()
-            return forward(x.to(self.device).contiguous()).float().cpu()
+            if self.device.type == "cuda":
+                return run_on_cuda(x, forward, self.device)
+            with _device_locks[str(self.device)]:
+                return forward(x.to(self.device).contiguous()).float().cpu()
 
     # -- device ------------------------------------------------------------------
 
