@@ -10,6 +10,7 @@ go through PyTorch's own operations.
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
         WindowAttention,
     )
 
+logger = logging.getLogger(__name__)
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Type of the operands of matrix products, per precision."""
 
@@ -44,10 +47,13 @@ HIDDEN_BLOCK = 64
 """Columns of the MLP's hidden layer that a kernel holds at a time."""
 
 MLP_ROWS = 128
-"""Pixels per program of the MLP kernel."""
+"""Pixels per program of the MLP kernel; all of them share its reading of weights."""
 
-ATTENTION_WARPS, MLP_WARPS = 4, 8
-"""Warps per program: so many that accumulators fit in registers."""
+ATTENTION_LAUNCH = {"num_warps": 4, "num_stages": 1}
+MLP_LAUNCH = {"num_warps": 8, "num_stages": 2}
+"""Warps per program, so many that accumulators fit in registers, and copies of weight
+blocks in shared memory: more would keep a second window off the processor, or fit no
+chip with less than 100 KB."""
 
 NEVER = -1e9
 """Logit of the padding columns of a window that has fewer pixels than its tile."""
@@ -71,7 +77,11 @@ class GpuForward:
     net : the network, anywhere; it is copied
     device : where tiles come from and results go to
     precision : "fp32", "bf16" or "fp16"
-    fuse : use the Triton kernels; by default in 16 bits, where they exist
+    fuse : use the Triton kernels; by default in 16 bits, where they run
+
+    Attributes
+    ----------
+    fuse : whether it uses the Triton kernels
     """
 
     def __init__(
@@ -83,13 +93,35 @@ class GpuForward:
     ) -> None:
         self.net = copy.deepcopy(net).to(device).requires_grad_(False)
         self.half = HALF[precision]
-        if fuse is None:
-            fuse = precision != "fp32" and can_fuse(net)
+        self._pack(precision != "fp32" and can_fuse(net) if fuse is None else fuse)
+        if fuse is None and self.fuse and not self._kernels_run(device):
+            self._pack(False)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # other streams may use the weights now
+
+    def _pack(self, fuse: bool) -> None:
+        self.fuse = fuse
         with torch.no_grad():
             self.stages = [
                 PackedStage.of(cast("Stage", stage), self.half, fuse)
                 for stage in self.net.swin2sr.encoder.stages
             ]
+
+    def _kernels_run(self, device: torch.device) -> bool:
+        """Try the kernels: they need a C compiler, and chips differ in what fits."""
+        config = self.net.config
+        shape = (1, config.num_channels, config.window_size, config.window_size)
+        try:
+            with torch.inference_mode():
+                self(torch.zeros(shape, device=device))
+        except Exception as error:
+            logger.warning(
+                "%s: the fused kernels cannot be used (%s: %s); going on with "
+                "PyTorch's operations, which are slower",
+                *(device, type(error).__name__, str(error).strip().split("\n")[-1]),
+            )
+            return False
+        return True
 
     def __call__(self, x: Tensor) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
@@ -100,7 +132,10 @@ class GpuForward:
         if grey:
             x = x.expand(-1, config.num_channels, -1, -1)
         tf32 = self.half != torch.float32
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+        with (
+            torch.cuda.device_of(x),  # Triton launches on the current device
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
+        ):
             pixels = body.normalise(pad_to_window(x, config.window_size))
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             shallow = body.first_convolution(pixels)
@@ -215,32 +250,41 @@ class PackedLayer:
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the layer to (N, H, W, C) float32; a fused layer works in place."""
         if self.fuse:
-            self._fused(x)
+            assert x.is_contiguous()
+            self.fused_attention(x)
+            self.fused_mlp(x)
             return x
         x = x + self.norm1(self._attention(x))
         return x + self.norm2(self._mlp(x))
 
-    def _fused(self, x: Tensor) -> None:
+    def fused_attention(self, x: Tensor) -> None:
+        """Apply the first half of the layer in place."""
         from napari_swin2sr.model import kernels
 
         n, height, width, dim = x.shape
-        assert x.is_contiguous()
-        shape = {"C": dim, "NB": self.blocks, "BC": CHANNEL_BLOCK}
         windows = n * (height // self.window) * (width // self.window)
         heads, _, _, head = self.wqkv.shape
         kernels.attention_block[(windows,)](
             *(x, x, self.wqkv, self.bqkv, self.scale, self.bias, self.wproj),
             *(self.bproj, self.norm1.weight, self.norm1.bias, self.norm1.eps),
             *(height, width, self.shift),
-            **shape, HEADS=heads, D=head, WS=self.window, T=self.bias.shape[-1],
-            num_warps=ATTENTION_WARPS,
+            C=dim, NB=self.blocks, BC=CHANNEL_BLOCK,
+            HEADS=heads, D=head, WS=self.window, T=self.bias.shape[-1],
+            **ATTENTION_LAUNCH,
         )  # fmt: skip
-        pixels = n * height * width
+
+    def fused_mlp(self, x: Tensor) -> None:
+        """Apply the second half of the layer in place."""
+        from napari_swin2sr.model import kernels
+
+        dim = x.shape[-1]
+        pixels = x.numel() // dim
         kernels.mlp_block[(-(-pixels // MLP_ROWS),)](
             *(x, x, self.w1, self.b1, self.w2, self.b2),
             *(self.norm2.weight, self.norm2.bias, self.norm2.eps, pixels),
-            **shape, HIDDEN=len(self.b1), BH=HIDDEN_BLOCK, BM=MLP_ROWS,
-            num_warps=MLP_WARPS,
+            C=dim, NB=self.blocks, BC=CHANNEL_BLOCK,
+            HIDDEN=len(self.b1), BH=HIDDEN_BLOCK, BM=MLP_ROWS,
+            **(MLP_LAUNCH if self.blocks < 4 else MLP_LAUNCH | {"num_stages": 1}),
         )  # fmt: skip
 
     def _attention(self, x: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def _unit(v):
     return v / tl.maximum(tl.sqrt(tl.sum(v * v, axis=1)), 1e-12)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "shift"])
 def attention_block(
     x, out, wqkv, bqkv, scale, bias, wproj, bproj, gamma, beta, eps,
     H, W, shift,
@@ -147,7 +147,6 @@ def attention_block(
     ys, xs = wy * WS + t // WS, wx * WS + t % WS  # in the shifted image
     # pixels that the cyclic shift brought together from opposite edges don't mix
     side = (ys >= H - shift).to(tl.int32) + 2 * (xs >= W - shift).to(tl.int32)
-    apart = tl.where(side[:, None] != side[None, :], -100.0, 0.0)
     y, xx = (ys + shift) % H, (xs + shift) % W
     rows = ((image.to(tl.int64) * H + y) * W + xx) * C
 
@@ -171,15 +170,16 @@ def attention_block(
         q = _times(x0, x1, x2, x3, w, D, 0, NB, BC, D) + tl.load(b + d)[None, :]
         w += NB * BC * D
         k = _times(x0, x1, x2, x3, w, D, 0, NB, BC, D) + tl.load(b + D + d)[None, :]
-        w += NB * BC * D
-        v = _times(x0, x1, x2, x3, w, D, 0, NB, BC, D) + tl.load(b + 2 * D + d)[None, :]
         cosine = tl.dot(
             _unit(q).to(half), tl.trans(_unit(k).to(half)), input_precision="ieee"
         )
         table = tl.load(bias + h * T * T + t[:, None] * T + t[None, :])
-        logits = cosine * tl.load(scale + h) + table + apart
+        logits = cosine * tl.load(scale + h) + table
+        logits += tl.where(side[:, None] != side[None, :], -100.0, 0.0)
         p = tl.exp(logits - tl.max(logits, axis=1)[:, None])
         p = p / tl.sum(p, axis=1)[:, None]
+        w += NB * BC * D
+        v = _times(x0, x1, x2, x3, w, D, 0, NB, BC, D) + tl.load(b + 2 * D + d)[None, :]
         context = tl.dot(p.to(half), v.to(half), input_precision="ieee").to(half)
         at = wproj + h * D * NB * BC + d[:, None] * (NB * BC) + c[None, :]
         a0 = tl.dot(context, tl.load(at), a0, input_precision="ieee")
@@ -194,7 +194,7 @@ def attention_block(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def mlp_block(
     x, out, w1, b1, w2, b2, gamma, beta, eps, M,
     C: tl.constexpr, NB: tl.constexpr, BC: tl.constexpr,
