@@ -1,71 +1,118 @@
-"""Speed and accuracy on a GPU, ours beside transformers, in one run.
+"""Speed and accuracy on a GPU, ours beside the others that are installed, in one run.
 
 Usage: python benchmarks/speed_gpu.py [--json FILE] [--side 1024] [--repeats 5]
+       [--pipeline-side 4096] [--parts forward small pipeline launch] [--selftest]
 
-For the classical x4 shape (180 wide, 36 layers, seeded weights: they serve for timing)
-and the lightweight x2 shape it prints, for one RGB tile, the median time of our forward
-in each precision, the same for transformers (float32 and bfloat16), their ratios, the
-PSNR and largest difference of each against float32, peak memory, and the share of the
-chip's bfloat16 matrix rate measured in the same run. Without a CUDA device it says so
-and ends with code 2. From a checkout, `PYTHONPATH=src` is enough of an installation:
-it needs PyTorch with Triton, numpy, safetensors and, for the peer, transformers.
+From a checkout, `PYTHONPATH=src` is enough of an installation: it needs PyTorch with
+Triton, numpy, pillow, safetensors, tifffile, scikit-image and, as peers, transformers
+and spandrel. It takes a few minutes. Without a CUDA device it ends with code 2.
+
+forward    One RGB tile: median time, PSNR and largest difference against float32, peak
+           memory, share of the chip's bfloat16 matrix rate measured in the same run.
+           The classical x4 (180 wide, 36 layers) and lightweight x2 shapes have seeded
+           weights, which serve for timing; `default` is the model in the package.
+small      A tile of the viewer's size alone, in a batch of 4, and replayed as a CUDA
+           graph: time per tile.
+pipeline   A whole grey uint16 image, tile by tile in threads as `apply` does it,
+           against the sum of its forwards, with one and two tiles on the device.
+launch     The two kernels one by one, for several numbers of warps, pipeline stages and
+           pixels per program: how the constants in `fast_gpu.py` were chosen.
+
+`--selftest` runs every part in miniature, on the CPU (Triton's interpreter) where there
+is no GPU; its times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.metadata
+import importlib.util
+import itertools
 import json
+import math
+import os
 import platform
 import statistics
 import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import MagicMock, patch
 
+import numpy as np
 import torch
 
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-from napari_swin2sr.model.fast_gpu import GpuForward, can_fuse
+if "--selftest" in sys.argv and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+
+from napari_swin2sr.model import (
+    Swin2SRConfig,
+    Swin2SRForImageSuperResolution,
+    fast_gpu,
+    transfer,
+)
+from napari_swin2sr.model.fast_gpu import GpuForward
+from napari_swin2sr.model.keys import is_derived, parameters
+from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.upscale import as_image, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
+
+Row = dict[str, Any]
 
 SHAPES = {
-    "classical x4": {
-        "embed_dim": 180,
-        "depths": (6,) * 6,
-        "num_heads": (6,) * 6,
-        "upscale": 4,
-    },
+    "classical x4": {"upscale": 4},
     "lightweight x2": {
         "embed_dim": 60,
         "depths": (6,) * 4,
         "num_heads": (6,) * 4,
         "upsampler": "pixelshuffledirect",
-        "upscale": 2,
     },
 }
+DEFAULT = "default"
+ATTENTION = [
+    {"num_warps": warps, "num_stages": stages} for warps in (4, 8) for stages in (1, 2)
+]
+MLP = [
+    (rows, {"num_warps": rows // 16, "num_stages": stages})
+    for rows in (64, 128)
+    for stages in (1, 2, 3)
+]
+
+# -- measuring ---------------------------------------------------------------------
 
 
-def median_ms(run: Callable[[], object], repeats: int) -> float:
+def median_ms(run: Callable[[], object], repeats: int, device: torch.device) -> float:
     """Return the median time of a call on the device, after two that warm up."""
-    times = []
-    for i in range(repeats + 2):
-        start = torch.cuda.Event(enable_timing=True)
-        end = torch.cuda.Event(enable_timing=True)
-        start.record()
-        run()
-        end.record()
-        end.synchronize()
-        if i >= 2:
-            times.append(start.elapsed_time(end))
+    times, warm = [], 2 if device.type == "cuda" else 0
+    for i in range(repeats + warm):
+        start = time.perf_counter()
+        if device.type == "cuda":
+            first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            first.record()
+            run()
+            last.record()
+            last.synchronize()
+            ms = first.elapsed_time(last)
+        else:
+            run()
+            ms = 1e3 * (time.perf_counter() - start)
+        if i >= warm:
+            times.append(ms)
     return statistics.median(times)
 
 
-def matrix_rate() -> float:
+def matrix_rate(device: torch.device) -> float:
     """Return the chip's bfloat16 matrix rate [FLOP/s], on random data."""
-    n = 8192
-    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    return 2 * n**3 / (median_ms(lambda: a @ b, 10) / 1e3)
+    n = 8192 if device.type == "cuda" else 128
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * n**3 / (median_ms(lambda: a @ b, 10, device) / 1e3)
 
 
 def flops(config: Swin2SRConfig, height: int, width: int) -> float:
@@ -79,10 +126,10 @@ def flops(config: Swin2SRConfig, height: int, width: int) -> float:
     return counter.get_total_flops() * height * width / side**2
 
 
-def seeded(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
+def seeded(**shape: object) -> Swin2SRForImageSuperResolution:
     """Return a network with seeded weights that make every part matter."""
     torch.manual_seed(0)
-    net = Swin2SRForImageSuperResolution(config).eval()
+    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**shape)).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             fan_in = max(parameter[0].numel(), 1) if parameter.dim() > 1 else 400
@@ -90,100 +137,328 @@ def seeded(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
     return net
 
 
-def peers(net: Swin2SRForImageSuperResolution) -> dict[str, Callable[..., object]]:
-    """Return transformers' network with the same weights, per precision."""
-    try:
-        import transformers
-    except ImportError:
-        print("transformers is not installed: no peer in this run")
-        return {}
-    config = transformers.Swin2SRConfig(**net.config.to_dict())
-    peer = transformers.Swin2SRForImageSuperResolution(config).eval().cuda()
+def networks(tiny: bool) -> dict[str, Swin2SRForImageSuperResolution]:
+    """Return the networks that are measured; in miniature for a self-test."""
+    small = {"embed_dim": 36, "depths": (1,), "num_heads": (2,)} if tiny else {}
+    nets = {name: seeded(**(shape | small)) for name, shape in SHAPES.items()}
+    default = Swin2SRForImageSuperResolution.from_pretrained(DEFAULT)
+    return nets | {DEFAULT: nets["lightweight x2"] if tiny else default}
+
+
+# -- the peers -----------------------------------------------------------------------
+
+
+def of_transformers(net: Swin2SRForImageSuperResolution) -> torch.nn.Module:
+    import transformers
+
+    class Peer(transformers.Swin2SRForImageSuperResolution):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).reconstruction
+
+    peer = Peer(transformers.Swin2SRConfig(**net.config.to_dict()))
     peer.load_state_dict(net.state_dict(), strict=True)
-    low = transformers.Swin2SRForImageSuperResolution(config).eval().cuda()
-    low.load_state_dict(net.state_dict(), strict=True)
-    low = low.to(torch.bfloat16)
-    return {
-        "transformers fp32": lambda x: peer(x).reconstruction,
-        "transformers bf16": lambda x: low(x.bfloat16()).reconstruction.float(),
-    }
+    return peer
 
 
-def measure(name: str, side: int, repeats: int, peak: float) -> list[dict[str, object]]:
-    """Time and compare everything for one shape of the network."""
-    net = seeded(Swin2SRConfig(**SHAPES[name]))
-    device = torch.device("cuda")
-    work = flops(net.config, side, side)
-    x = torch.rand(1, 3, side, side, device=device)
-    forwards = {
-        f"ours {precision}": GpuForward(net, device, precision)
-        for precision in ("fp32", "fp16", "bf16")
-    }
-    rows: list[dict[str, object]] = []
-    exact = forwards["ours fp32"](x)
-    scale = exact.abs().max()
-    for label, forward in {**forwards, **peers(net)}.items():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def of_spandrel(net: Swin2SRForImageSuperResolution) -> torch.nn.Module:
+    there = "torchvision" in sys.modules or importlib.util.find_spec("torchvision")
+    if not there:
+        # Imported for other networks of the library; Swin2SR does without.
+        for name in ("", ".transforms", ".transforms.functional"):
+            sys.modules[f"torchvision{name}"] = MagicMock()
+    from spandrel.architectures.Swin2SR import Swin2SR
+
+    config, state = net.config, net.state_dict()
+    names = "embed_dim depths num_heads window_size mlp_ratio qkv_bias upscale"
+    names += " img_range upsampler resi_connection"
+    options = {name: getattr(config, name) for name in names.split()}
+    peer = Swin2SR(in_chans=config.num_channels, **options)
+    found = peer.load_state_dict(
+        {p.original: torch.cat([state[k] for k in p.hub]) for p in parameters(config)},
+        strict=False,
+    )
+    assert not found.unexpected_keys
+    assert all(map(is_derived, found.missing_keys))
+    return peer
+
+
+def peers(
+    net: Swin2SRForImageSuperResolution, device: torch.device
+) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
+    """Yield the others' networks with the same weights, one after the other."""
+    for name, make in (("transformers", of_transformers), ("spandrel", of_spandrel)):
         try:
-            error = (forward(x) - exact) / scale
-            ms = median_ms(lambda f=forward: f(x), repeats)
-        except torch.OutOfMemoryError as problem:
-            rows.append({"shape": name, "what": label, "error": str(problem)[:80]})
+            peer = make(net).eval()
+        except ImportError:
+            print(f"{name} is not installed: no peer in this run")
             continue
-        rows.append(
-            {
-                "shape": name,
-                "side": side,
-                "what": label,
-                "ms": ms,
-                "psnr_db": float(-10 * error.square().mean().log10()),
-                "largest": float(error.abs().max()),
-                "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
-                "share_of_peak": work / (ms / 1e3) / peak,
-            }
+        yield f"{name} fp32", peer.to(device)
+        low = copy.deepcopy(peer).bfloat16()
+        del peer
+        yield f"{name} bf16", lambda x, low=low: low(x.bfloat16()).float()
+
+
+# -- the parts -----------------------------------------------------------------------
+
+
+def forward_rows(
+    name: str, net: Swin2SRForImageSuperResolution, peak: float, run: Run
+) -> Iterator[Row]:
+    """Time one tile in every way, and compare with float32."""
+    device = run.device
+    work = flops(net.config, run.side, run.side)
+    x = torch.rand(1, 3, run.side, run.side, device=device)
+    exact = GpuForward(net, device, "fp32")(x)
+    # Triton's interpreter cannot multiply bfloat16
+    ways = ("bf16", "fp16", "fp32") if run.gpu else ("fp16", "fp32")
+    ours = ((f"ours {how}", GpuForward(net, device, how)) for how in ways)
+    for label, forward in itertools.chain(ours, peers(net, device)):
+        row = {"part": "forward", "model": name, "side": run.side, "what": label}
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            error = (forward(x) - exact) / exact.abs().max()
+            row["psnr_db"] = float(-10 * error.square().mean().log10())
+            row["largest"] = float(error.abs().max())
+            del error
+            row["ms"] = median_ms(lambda f=forward: f(x), run.repeats, device)
+        except RuntimeError as problem:  # no memory, or types that don't mix
+            yield row | {"error": str(problem)[:80]}
+            continue
+        row["share_of_peak"] = work / (row["ms"] / 1e3) / peak
+        if device.type == "cuda":
+            row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if isinstance(forward, GpuForward):
+            row["fused"] = forward.fuse
+        yield row
+
+
+def graphed(forward: GpuForward, x: torch.Tensor) -> Callable[[], object]:
+    """Capture a forward as a CUDA graph; it is already warm."""
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        forward(x)
+    return graph.replay
+
+
+def small_rows(
+    name: str, net: Swin2SRForImageSuperResolution, run: Run
+) -> Iterator[Row]:
+    """Time a tile of the viewer's size, alone, in a batch, and as a graph."""
+    forward = GpuForward(net, run.device, "bf16" if run.gpu else "fp16")
+    x = torch.rand(1, 1, run.small, run.small, device=run.device)
+    batch = x.expand(4, -1, -1, -1).contiguous()
+    ways: dict[str, tuple[int, Callable[[], Callable[[], object]]]] = {
+        "alone": (1, lambda: lambda: forward(x)),
+        "batch of 4": (4, lambda: lambda: forward(batch)),
+        "as a CUDA graph": (1, lambda: graphed(forward, x)),
+    }
+    for what, (n, make) in ways.items():
+        row = {"part": "small", "model": name, "side": run.small, "what": what}
+        if what == "as a CUDA graph" and not run.gpu:
+            yield row | {"error": "needs a GPU"}
+            continue
+        try:
+            forward(x)
+            ms = median_ms(make(), 20 if run.gpu else 1, run.device) / n
+        except RuntimeError as problem:
+            yield row | {"error": str(problem)[:80]}
+            continue
+        yield row | {"ms": ms}
+
+
+def pipeline_rows(
+    name: str, net: Swin2SRForImageSuperResolution, run: Run
+) -> Iterator[Row]:
+    """Time a whole image against the sum of its forwards."""
+    side = run.pipeline_side
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 4000, (side, side), np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        net.save_pretrained(folder)
+        options = UpscaleOptions(
+            model=folder,
+            device=run.device.type,
+            precision="bf16",
+            tile=None if run.gpu else 16,
+            halo=None if run.gpu else 8,
         )
-    return rows
+        lazy = prepare(as_image(image, options), options)
+        upscaler = lazy.block = lazy.block.load()
+    shapes = Counter(tile.padded_shape for tile in lazy.plan)
+    forwards = 0.0
+    with torch.inference_mode():
+        for shape, n in shapes.items():
+            x = torch.rand(1, 1, *shape, device=run.device)
+            go = upscaler._forward
+            forwards += n * median_ms(lambda x=x, go=go: go(x), 3, run.device)
+            del x
+    for lanes in (1, transfer.TILES_ON_DEVICE):
+        with (
+            patch.object(transfer, "TILES_ON_DEVICE", lanes),
+            patch.object(transfer, "_lanes", {}),
+        ):
+            seconds = math.inf
+            for _ in range(2):  # page-locked memory is made in the first
+                start = time.perf_counter()
+                with ThreadPoolExecutor(8) as pool:
+                    blocks = pool.map(lazy.block_at, np.ndindex(*lazy.grid))
+                    pixels = sum(block.size for block in blocks)
+                seconds = min(seconds, time.perf_counter() - start)
+        assert pixels == lazy.size
+        yield {
+            "part": "pipeline",
+            "model": name,
+            "side": side,
+            "what": f"{lanes} on the device",
+            "ms": 1e3 * seconds,
+            "sum_of_forwards_ms": forwards,
+            "overhead": 1e3 * seconds / forwards - 1,
+            "halo": lazy.plan.pixel_overhead - 1,
+            "tiles": len(lazy.plan),
+        }
+
+
+def launch_rows(
+    name: str, net: Swin2SRForImageSuperResolution, run: Run
+) -> Iterator[Row]:
+    """Time each kernel of a shifted layer on its own, in every way to launch it."""
+    if not fast_gpu.can_fuse(net):
+        print("Triton is not here: no kernels in this run")
+        return
+    half = torch.bfloat16 if run.gpu else torch.float16
+    layer = copy.deepcopy(net.swin2sr.encoder.stages[0].layers[-1]).to(run.device)
+    packed = fast_gpu.PackedLayer.of(layer, half, True)
+    x = torch.randn(1, run.side, run.side, net.config.embed_dim, device=run.device)
+    kernels = (
+        ("attention", [{"ATTENTION_LAUNCH": launch} for launch in ATTENTION]),
+        ("mlp", [{"MLP_ROWS": rows, "MLP_LAUNCH": launch} for rows, launch in MLP]),
+    )
+    for kernel, launches in kernels:
+        for change in launches if run.gpu else launches[:1]:
+            row = {"part": "launch", "model": name, "side": run.side}
+            row |= {"what": f"{kernel} {change}"}
+            try:
+                with patch.multiple(fast_gpu, **change):
+                    go = getattr(packed, f"fused_{kernel}")
+                    ms = median_ms(lambda go=go: go(x), run.repeats, run.device)
+            except Exception as problem:  # what does not fit is a result too
+                yield row | {"error": f"{type(problem).__name__}: {problem}"[:80]}
+                continue
+            yield row | {"ms": ms}
+
+
+# -- the command ---------------------------------------------------------------------
+
+
+class Run:
+    """Where and how large."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda" if self.gpu else "cpu")
+        tiny = options.selftest
+        self.side = 16 if tiny else options.side
+        self.small = 16 if tiny else options.small_side
+        self.pipeline_side = 40 if tiny else options.pipeline_side
+        self.repeats = 1 if tiny else options.repeats
+
+
+def show(row: Row) -> None:
+    """Print a row as one line."""
+    text = f"{row['part']:9} {row['model']:15} {row['side']:5} {row['what']:45}"
+    units = {
+        "ms": "{:9.2f} ms",
+        "psnr_db": "{:6.1f} dB",
+        "largest": "max {:.1e}",
+        "peak_gib": "{:5.1f} GiB",
+        "share_of_peak": "{:6.1%} of the matrix rate",
+        "overhead": "{:+6.1%} over the forwards",
+        "halo": "{:5.1%} of them halo",
+        "error": "{}",
+    }
+    print(text, *(u.format(row[k]) for k, u in units.items() if k in row), flush=True)
+
+
+def ratios(rows: list[Row]) -> Iterator[str]:
+    """Say how much faster our 16 bits are than each peer, per model."""
+    for name in {row["model"]: None for row in rows}:
+        ms = {
+            row["what"]: row["ms"]
+            for row in rows
+            if row["part"] == "forward" and row["model"] == name and "ms" in row
+        }
+        for peer in [what for what in ms if not what.startswith("ours")]:
+            for ours in [what for what in ms if what.startswith("ours")]:
+                yield f"{name}: {ours} is {ms[peer] / ms[ours]:.1f} times {peer}"
+
+
+def rows_of(part: str, run: Run, tiny: bool, peak: float) -> Iterator[Row]:
+    nets = networks(tiny)
+    for name, net in nets.items():
+        if part == "forward":
+            yield from forward_rows(name, net, peak, run)
+        elif part == "small" and name != "classical x4":
+            yield from small_rows(name, net, run)
+        elif part == "pipeline" and name != "lightweight x2":
+            yield from pipeline_rows(name, net, run)
+        elif part == "launch":
+            yield from launch_rows(name, net, run)
+
+
+def versions(names: Iterable[str]) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write the numbers here too")
-    parser.add_argument("--side", type=int, default=1024, help="tile [px]")
-    parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
+    parts = ["forward", "small", "pipeline", "launch"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--json", type=Path, help="write the numbers here too")
+    add("--side", type=int, default=1024, help="tile [px]")
+    add("--small-side", type=int, default=256, help="tile of the viewer [px]")
+    add("--pipeline-side", type=int, default=4096, help="image [px]")
+    add("--repeats", type=int, default=5)
+    add("--parts", nargs="+", default=parts, choices=parts)
+    add("--selftest", action="store_true")
+    options = parser.parse_args()
+    run = Run(options)
+    if not run.gpu and not options.selftest:
         print("no CUDA device here: nothing measured", file=sys.stderr)
         return 2
-    with torch.inference_mode():
-        peak = matrix_rate()
-        rows = []
-        for name in SHAPES:
-            rows += measure(name, args.side, args.repeats, peak)
+    warnings.simplefilter("ignore")  # those of the peers
+    if options.selftest:
+        torch.set_num_threads(1)
+    peak = matrix_rate(run.device)
     machine = {
-        "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if run.gpu else "CPU",
         "python": platform.python_version(),
         "bf16_matrix_tflops": peak / 1e12,
-        "triton": can_fuse(seeded(Swin2SRConfig(**SHAPES["lightweight x2"]))),
+        **versions(["torch", "triton", "numpy", "transformers", "spandrel"]),
     }
-    print(machine)
-    for row in rows:
-        if "ms" not in row:
-            print(f"{row['shape']:15} {row['what']:18} {row['error']}")
-            continue
-        ours = min(
-            r["ms"] for r in rows if r["shape"] == row["shape"] and r.get("ms") and
-            str(r["what"]) in {"ours fp16", "ours bf16"}
-        )  # fmt: skip
-        print(
-            f"{row['shape']:15} {row['what']:18} {row['ms']:9.1f} ms "
-            f"x{row['ms'] / ours:5.1f} of our best  {row['psnr_db']:6.1f} dB "
-            f"max {row['largest']:.1e}  {row['peak_gib']:5.1f} GiB "
-            f"{100 * row['share_of_peak']:5.1f} % of the matrix rate"
-        )
-    if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+    print(machine, flush=True)
+    rows: list[Row] = []
+    for part in options.parts:
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for row in rows_of(part, run, options.selftest, peak):
+                rows.append(row)
+                show(row)
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
+        if options.json:  # after every part, so that a run that is cut short has some
+            found = {"machine": machine, "rows": rows}
+            options.json.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    print(*ratios(rows), sep="\n")
     return 0
 
 
