@@ -179,12 +179,14 @@ def test_another_tile_is_put_in_line_while_the_first_one_runs(fake_cuda: None) -
     inputs = [torch.rand(1, 1, 8, 8) for _ in range(5)]
     with ThreadPoolExecutor(5) as pool:
         jobs = [pool.submit(run_on_cuda, x, forward, DEVICE) for x in inputs]
-        assert running.acquire(timeout=60)
-        for _ in range(TILES_ON_DEVICE):
-            assert WAITING.acquire(timeout=60)
-        assert not WAITING.acquire(timeout=0.2)
-        assert len(in_line) == TILES_ON_DEVICE
-        may_end.set()
+        try:
+            assert running.acquire(timeout=60)
+            for _ in range(TILES_ON_DEVICE):
+                assert WAITING.acquire(timeout=10)
+            assert not WAITING.acquire(timeout=0.2)
+            assert len(in_line) == TILES_ON_DEVICE
+        finally:
+            may_end.set()
         for x, job in zip(inputs, jobs, strict=True):
             assert torch.equal(job.result(60).as_subclass(Tensor), double(x))
 
