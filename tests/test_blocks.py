@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -407,3 +410,27 @@ def test_a_view_an_unaligned_and_a_fortran_array():
         array.view(np.recarray),
     ):
         np.testing.assert_array_equal(np.asarray(make(same)), doubled(array))
+
+
+@pytest.mark.parametrize("places", [1, 2])
+def test_a_gate_lets_in_as_many_tiles_as_a_device_works_on(places: int) -> None:
+    inside, most = 0, 0
+    changed = threading.Condition()
+
+    def block(tiles: np.ndarray) -> np.ndarray:
+        nonlocal inside, most
+        with changed:
+            inside += 1
+            most = max(most, inside)
+            changed.notify_all()
+            changed.wait_for(lambda: most >= places, timeout=5)
+            changed.wait_for(lambda: most > places, timeout=0.05)
+            inside -= 1
+        return tiles
+
+    if places > 1:
+        block.tiles_at_once = places
+    gate = blocks.Gate(block, threading.Event())
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(gate, [np.zeros(1, np.float32)] * 4))
+    assert most == places

@@ -39,13 +39,13 @@ class Gate:
 
     Parameters
     ----------
-    block : the network
+    block : the network; if it has `tiles_at_once`, so many are let in, else one
     cancel : anything with `is_set()`
     """
 
     def __init__(self, block: BlockFn, cancel: Any) -> None:
         self._block, self._cancel = block, cancel
-        self._turn = threading.Lock()
+        self._turn = threading.Semaphore(getattr(block, "tiles_at_once", 1))
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; raises `Cancelled` instead if it is too late."""

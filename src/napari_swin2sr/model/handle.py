@@ -92,6 +92,14 @@ class ModelHandle:
         """Side of the attention windows [input px]."""
         return self.config.window_size
 
+    @property
+    def tiles_at_once(self) -> int:
+        """Tiles that its device here works on at a time, copies included."""
+        from napari_swin2sr.model.transfer import TILES_ON_DEVICE
+        from napari_swin2sr.model.upscaler import choose_device
+
+        return TILES_ON_DEVICE if choose_device(self.device).type == "cuda" else 1
+
     def load(self) -> Upscaler:
         """Return the loaded model of this process.
 
