@@ -30,14 +30,10 @@ def where(facts: dict) -> str:
         for name in ("torch", "transformers", "spandrel")
         if facts[name]
     )
-    busy = ""
-    if (facts["load before"] or 0) > 0.5:
-        busy = (
-            f" **The machine did other work meanwhile (load {facts['load before']}): "
-            "times are too long, and ratios uncertain.**"
-        )
+    load = facts["load before"]
+    busy = "" if load is None else f", mean load of the minute before {load}"
     cores = f"{facts['threads']} of {facts['cores']} cores"
-    return f"{facts['processor']}, {cores}, {versions}.{busy}"
+    return f"{facts['processor']}, {cores}, {versions}{busy}."
 
 
 def number(value: float | None, form: str = "#.3g") -> str:

@@ -23,8 +23,8 @@ FOLDER = Path(napari_swin2sr.__file__).parent / "models" / "default"
 TOLERANCE = 0.3
 """dB that the model may be below bicubic on the worst input."""
 
-INVISIBLE = 60.0
-"""PSNR beyond which errors are below a thousandth of the range, and do not count."""
+INVISIBLE = 69.0
+"""PSNR beyond which errors are below a tenth of an 8-bit level, and do not count."""
 
 
 def truth(name: str) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_any_part_of_the_range_is_safe(name: str, factor: float, offset: float) 
 def test_constant_planes_stay_constant(level: float) -> None:
     result = model(np.full((1, 40, 40), level, np.float32))
     assert np.abs(result - level).mean() < 0.001
-    np.testing.assert_allclose(result, level, atol=0.02)  # the outermost corner
+    np.testing.assert_allclose(result, level, atol=0.008)  # the outermost corner
 
 
 @pytest.mark.parametrize("level", [0.1, 0.5])

@@ -149,10 +149,10 @@ class _Published:
         )
 
 
-DEFAULT_SHA256 = "d5c4d9d8cebc593b58768942d23e784a370206b1c9085849cce010cf8cc2097b"
+DEFAULT_SHA256 = "3b06b616d29ad0f2f752ee74d51d776d3ee96b00db9e89f06cbb5ca39b859426"
 """Hash of the embedded weights: to be changed with them."""
 
-CLEAN_SHA256 = "5e37918274c3429ed308b6e5b6c47abc138dbbdb17cc279464efcc807c6ae147"
+CLEAN_SHA256 = "44254ae8e0acda484a6a712f919956e2d34b0f932cb4081e656f536abf81f19c"
 """Hash of the embedded weights for clean images."""
 
 _DOWNLOADABLE = {
