@@ -174,7 +174,7 @@ def tags_of_crs(crs: str) -> GeoTags:
     with MemoryFile() as memory:
         with memory.open(
             driver="GTiff", width=1, height=1, count=1, dtype="uint8", crs=crs,
-            transform=rasterio.Affine(1, 0, 0, 0, -1, 0),
+            transform=rasterio.Affine(2, 0, 2, 0, -2, 2),  # any but the identity
         ):  # fmt: skip
             pass
         with tifffile.TiffFile(io.BytesIO(memory.read())) as tif:
