@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import multiprocessing
 import os
 import sys
@@ -11,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 from unittest.mock import MagicMock
 
@@ -19,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads burn no t
 
 import numpy as np
 import torch
+from peak import forget_peak, peak_megabytes
 
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.model.fast_cpu import CpuForward
@@ -172,22 +171,6 @@ def photograph(size: int) -> torch.Tensor:
 
 
 # -- a process for each engine -------------------------------------------------------
-
-
-def peak_megabytes() -> float:
-    """Return this process's own peak; ru_maxrss would include its parent's."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return math.nan
-    lines = status.read_text().splitlines()
-    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
-
-
-def forget_peak() -> None:
-    """Let the peak begin anew."""
-    file = Path("/proc/self/clear_refs")
-    if file.exists():
-        file.write_text("5")
 
 
 def serve(pipe, engine: str, model: str, threads: int) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -38,6 +37,7 @@ import dask.array as da
 import numpy as np
 import torch
 import zarr
+from peak import forget_peak, peak_megabytes
 from skimage import data
 
 import napari_swin2sr as nsr
@@ -114,24 +114,6 @@ def way(name: str, source: Path, target: Path, options: argparse.Namespace) -> N
         lazy.to_zarr(target)
     else:
         lazy.max().compute(scheduler="threads")
-
-
-def forget_peak() -> bool:
-    """Let the peak of memory begin here; False where the system cannot."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def peak_megabytes() -> float:
-    """Return the largest memory since `forget_peak`."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return math.nan
-    lines = status.read_text().splitlines()
-    return int(next(x for x in lines if x.startswith("VmHWM")).split()[1]) / 1024
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict:

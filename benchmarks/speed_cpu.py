@@ -48,9 +48,9 @@ from cpu_engines import (
     TYPES,
     Worker,
     make_network,
-    peak_megabytes,
     photograph,
 )
+from peak import peak_megabytes
 
 if TYPE_CHECKING:
     from napari_swin2sr.model import Swin2SRForImageSuperResolution
