@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
-import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
-from unittest.mock import MagicMock
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads burn no time
 
 import numpy as np
 import torch
 from peak import forget_peak, peak_megabytes
+from peers import of_spandrel, of_transformers
 
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.model.fast_cpu import CpuForward
 from napari_swin2sr.model.fast_native import prepare_native
-from napari_swin2sr.model.keys import is_derived, parameters
 
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """(1, 3, H, W) float32 from 0 to 1 -> (1, 3, uH, uW) float32."""
+
+Maker: TypeAlias = Callable[[Swin2SRForImageSuperResolution, str], Forward]
 
 SHAPES = {
     "light": {
@@ -46,41 +45,23 @@ class NotOfferedError(Exception):
     """This engine cannot run here; the text says why."""
 
 
-def of_transformers(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
-    import transformers
+def of_peer(make: Callable[[Swin2SRForImageSuperResolution], torch.nn.Module]) -> Maker:
+    """Make the forward of somebody else's network."""
 
-    config = transformers.Swin2SRConfig.from_dict(net.config.to_dict())
-    theirs = transformers.Swin2SRForImageSuperResolution(config).eval()
-    theirs.load_state_dict(net.state_dict())
-    theirs, dtype = theirs.to(TYPES[precision]), TYPES[precision]
-    return lambda x: theirs(x.to(dtype)).reconstruction.float()
+    def forward_of(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
+        dtype = TYPES[precision]
+        theirs = make(net).to(dtype)
+        return lambda x: theirs(x.to(dtype)).float()
+
+    return forward_of
 
 
-def of_spandrel(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
-    if importlib.util.find_spec("torchvision") is None:
-        # Imported for other networks of the library; Swin2SR does without.
-        for name in ("", ".transforms", ".transforms.functional"):
-            sys.modules[f"torchvision{name}"] = MagicMock()
-    from spandrel.architectures.Swin2SR import Swin2SR
-
-    config, state, dtype = net.config, net.state_dict(), TYPES[precision]
-    names = "embed_dim depths num_heads window_size mlp_ratio qkv_bias upscale"
-    names += " img_range upsampler resi_connection"
-    options = {name: getattr(config, name) for name in names.split()}
-    theirs = Swin2SR(in_chans=config.num_channels, **options).eval()
-    found = theirs.load_state_dict(
-        {p.original: torch.cat([state[k] for k in p.hub]) for p in parameters(config)},
-        strict=False,
-    )
-    assert not found.unexpected_keys
-    assert all(map(is_derived, found.missing_keys))
-    theirs = theirs.to(dtype)
-    return lambda x: theirs(x.to(dtype)).float()
+transformers_forward, spandrel_forward = of_peer(of_transformers), of_peer(of_spandrel)
 
 
 def in_tiles(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
     """Overlapping tiles, the last one shifted back to fit, sums over counts."""
-    forward, up = of_transformers(net, precision), net.config.upscale
+    forward, up = transformers_forward(net, precision), net.config.upscale
 
     def starts(length: int) -> list[int]:
         return [*range(0, length - TILE, TILE - OVERLAP), length - TILE]
@@ -126,18 +107,18 @@ def of_kernels(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
 class Engine:
     """A way to run the network; `whole`: it keeps large maps of the whole image."""
 
-    make: Callable[[Swin2SRForImageSuperResolution, str], Forward]
+    make: Maker
     precision: str = "fp32"
     whole: bool = False
 
 
 ENGINES = {
-    "transformers fp32": Engine(of_transformers, whole=True),
-    "transformers bf16": Engine(of_transformers, "bf16", whole=True),
-    "transformers fp16": Engine(of_transformers, "fp16", whole=True),
+    "transformers fp32": Engine(transformers_forward, whole=True),
+    "transformers bf16": Engine(transformers_forward, "bf16", whole=True),
+    "transformers fp16": Engine(transformers_forward, "fp16", whole=True),
     "transformers fp32, tiles": Engine(in_tiles),
-    "spandrel fp32": Engine(of_spandrel, whole=True),
-    "spandrel bf16": Engine(of_spandrel, "bf16", whole=True),
+    "spandrel fp32": Engine(spandrel_forward, whole=True),
+    "spandrel bf16": Engine(spandrel_forward, "bf16", whole=True),
     "ours, plain network": Engine(of_plain, whole=True),
     "ours, PyTorch fp32": Engine(of_pytorch),
     "ours, PyTorch bf16": Engine(of_pytorch, "bf16"),

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.metadata
-import importlib.util
 import itertools
 import json
 import math
@@ -42,10 +41,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from peers import of_spandrel, of_transformers
 
 if "--selftest" in sys.argv and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
@@ -57,7 +57,6 @@ from napari_swin2sr.model import (
     transfer,
 )
 from napari_swin2sr.model.fast_gpu import GpuForward
-from napari_swin2sr.model.keys import is_derived, parameters
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.upscale import as_image, prepare
 
@@ -148,47 +147,13 @@ def networks(tiny: bool) -> dict[str, Swin2SRForImageSuperResolution]:
 # -- the peers -----------------------------------------------------------------------
 
 
-def of_transformers(net: Swin2SRForImageSuperResolution) -> torch.nn.Module:
-    import transformers
-
-    class Peer(transformers.Swin2SRForImageSuperResolution):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x).reconstruction
-
-    peer = Peer(transformers.Swin2SRConfig(**net.config.to_dict()))
-    peer.load_state_dict(net.state_dict(), strict=True)
-    return peer
-
-
-def of_spandrel(net: Swin2SRForImageSuperResolution) -> torch.nn.Module:
-    there = "torchvision" in sys.modules or importlib.util.find_spec("torchvision")
-    if not there:
-        # Imported for other networks of the library; Swin2SR does without.
-        for name in ("", ".transforms", ".transforms.functional"):
-            sys.modules[f"torchvision{name}"] = MagicMock()
-    from spandrel.architectures.Swin2SR import Swin2SR
-
-    config, state = net.config, net.state_dict()
-    names = "embed_dim depths num_heads window_size mlp_ratio qkv_bias upscale"
-    names += " img_range upsampler resi_connection"
-    options = {name: getattr(config, name) for name in names.split()}
-    peer = Swin2SR(in_chans=config.num_channels, **options)
-    found = peer.load_state_dict(
-        {p.original: torch.cat([state[k] for k in p.hub]) for p in parameters(config)},
-        strict=False,
-    )
-    assert not found.unexpected_keys
-    assert all(map(is_derived, found.missing_keys))
-    return peer
-
-
 def peers(
     net: Swin2SRForImageSuperResolution, device: torch.device
 ) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
     """Yield the others' networks with the same weights, one after the other."""
     for name, make in (("transformers", of_transformers), ("spandrel", of_spandrel)):
         try:
-            peer = make(net).eval()
+            peer = make(net)
         except ImportError:
             print(f"{name} is not installed: no peer in this run")
             continue
