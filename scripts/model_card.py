@@ -140,26 +140,41 @@ def recipe(model: str) -> str:
         "3990 steps of 8 clean crops from bicubic interpolation, learning rate 8e-4, "
         "half of the loss against the official lightweight network (Apache-2.0) on "
         "1500 crops of the same images, of which none were held out. Then, each run "
-        "continuing the one before, sooner or later on the same schedule:",
+        "continuing the one before:",
         "",
     ]
-    for run in record["runs"]:
-        lines += [f"from step {run['from_step']}:", ""]
-        lines += ["```console", command(run, model), "```", ""]
+    for runs in alike(record["runs"]):
+        lines += [f"from step {runs[0]['from_step']}:", ""]
+        lines += ["```console", command(runs[-1], model), "```", ""]
+        if runs[1:]:
+            planned = " then ".join(str(run["options"]["steps"]) for run in runs)
+            lines += [f"(planned for {planned} steps, as time allowed)", ""]
     lines.append(
         f"{last['step']} steps of 8 crops, {last['seconds'] / 60:.0f} minutes on the "
         "clock with one thread of a busy two-core machine. No GPU was used. "
-        "`training.json` lists all options, the files held out, and the history. Both "
-        "models learned from the same 4000 crops that the teacher labelled, drawn with "
-        "the mix of `default-clean`, before dim crops were drawn as often as now."
+        "`training.json` lists all options, the files held out, and the history. In "
+        "the first run both models learned from the same 4000 crops that the teacher "
+        "labelled, drawn with the mix of `default-clean` and few dim ones."
     )
     return "\n".join(lines)
 
 
-def command(run: dict, model: str) -> str:
+def alike(runs: list[dict]) -> list[list[dict]]:
+    """Group successive runs that differ in their planned length only."""
+    groups: list[list[dict]] = []
+    for run in runs:
+        if groups and command(run, "", steps=0) == command(groups[-1][0], "", steps=0):
+            groups[-1].append(run)
+        else:
+            groups.append([run])
+    return groups
+
+
+def command(run: dict, model: str, steps: int | None = None) -> str:
     """Write the options of a run as a command line."""
     options = run["options"]
     degradation = options["degradation"]
+    steps = options["steps"] if steps is None else steps
 
     def listed(values: dict) -> str:
         return ",".join(f"{k}={round(100 * v, 1):g}" for k, v in values.items())
@@ -167,14 +182,16 @@ def command(run: dict, model: str) -> str:
     ways = {way: degradation[way] for way in ("bicubic", "area", "psf")}
     words = [
         f"$ napari-swin2sr train {' '.join(run['folders'])} -o {model}",
-        f"--from {run['start']} --steps {options['steps']}",
-        f"--learning-rate {options['learning_rate']:g}",
+        f"--from {run['start']} --steps {steps}",
+        f"--learning-rate {options['learning_rate']:g} "
+        f"--psnr-share {options.get('psnr_share', 0):g}",
         f"--teacher {run['teacher']} --teacher-crops {run['teacher_crops']}",
         f"--teacher-share {options['teacher_share']:g}",
         f"--mix {listed(options['mix'])}",
-        f"--downscale {listed(ways)} --noise {degradation['noise']:g}",
-        "--photons " + ",".join(f"{v:g}" for v in degradation["photons"]),
-        "--read-noise " + ",".join(f"{v:g}" for v in degradation["read_noise"]),
+        f"--smooth {options.get('smooth', 0):g} --downscale {listed(ways)}",
+        f"--noise {degradation['noise']:g} "
+        f"--photons {','.join(f'{v:g}' for v in degradation['photons'])} "
+        f"--read-noise {','.join(f'{v:g}' for v in degradation['read_noise'])}",
         f"--hot {degradation['hot']:g} --validation {run['validation']:g}",
         f"--seed {options['seed']} --threads {options['threads']}",
     ]

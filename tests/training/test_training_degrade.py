@@ -11,6 +11,7 @@ from napari_swin2sr.training.degrade import (
     Degradation,
     add_hot_pixels,
     add_noise,
+    defocused,
     downscale,
     downscale_levels,
     resize_bicubic,
@@ -66,6 +67,18 @@ def test_area_is_the_mean_of_blocks() -> None:
     np.testing.assert_allclose(
         small[:, 3, 5], picture()[:, 6:8, 10:12].mean((1, 2)), rtol=1e-6
     )
+
+
+def test_a_defocused_image_loses_nothing_when_made_smaller() -> None:
+    rng = np.random.default_rng(0)
+    sharp = rng.random((3, 64, 64), np.float32)
+    errors = {}
+    for name, fine in (("sharp", sharp), ("blurred", defocused(sharp, rng))):
+        again = resize_bicubic(downscale(fine, 2, "bicubic"), (64, 64))
+        errors[name] = np.abs(again - fine)[:, 8:-8, 8:-8].mean() / fine.std()
+    assert errors["blurred"] < 0.1 * errors["sharp"]
+    level = defocused(np.full((1, 16, 16), 0.3, np.float32), rng)
+    np.testing.assert_allclose(level, 0.3, rtol=1e-6)
 
 
 def test_unknown_way_to_downscale_is_refused() -> None:

@@ -154,6 +154,33 @@ def test_a_wrong_mean_costs_more_than_a_wrong_pattern(
     assert losses == pytest.approx([0.1 * (1 + INTENSITY), 0.1])
 
 
+def test_the_last_share_of_the_budget_raises_the_psnr(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trainer(images, tmp_path, steps=100, psnr_share=0.25)
+    truth = torch.full((2, 3, 8, 8), 0.5)
+    error = torch.tensor([0.1, 0.01])[:, None, None, None]
+    monkeypatch.setattr(run.network, "upscale_tile", lambda x: truth + error)
+    run.state.step = 74
+    before = float(run.loss(truth, truth, truth))
+    run.state.step = 75
+    after = float(run.loss(truth, truth, truth))
+    assert before == pytest.approx(0.055 * (1 + INTENSITY))
+    assert after == pytest.approx((40 + 20) / 2 / 200, abs=1e-3)
+
+
+def test_smooth_samples_hold_no_more_than_their_small_image(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    lost = []
+    for share in (0.0, 1.0):
+        run = trainer(images, tmp_path, smooth=share, degradation=CLEAN, batch=16)
+        small, truth, _ = run.batch(0)
+        again = torch.nn.functional.interpolate(small, scale_factor=2, mode="bicubic")
+        lost.append(float((again - truth)[..., 4:-4, 4:-4].abs().mean()))
+    assert lost[1] < 0.5 * lost[0]
+
+
 def test_divergence_is_an_error(images: ImageSet, tmp_path: Path) -> None:
     run = trainer(images, tmp_path)
     with torch.no_grad():

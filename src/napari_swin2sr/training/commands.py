@@ -139,6 +139,14 @@ def _add_budget(group: Any) -> None:
     group.add_argument(
         "--learning-rate", type=float, default=5e-4, metavar="X", help="[%(default)s]"
     )
+    group.add_argument(
+        "--psnr-share",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="last share of the budget that raises the PSNR of each sample instead of "
+        "lowering its absolute error [%(default)s]",
+    )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="[%(default)s]")
     group.add_argument(
         "--validate-every",
@@ -167,6 +175,13 @@ def _add_images(group: Any) -> None:
         default={},
         metavar="KIND=X,...",
         help="shares of the kinds of images (folder names)",
+    )
+    group.add_argument(
+        "--smooth",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of samples blurred before, as if out of focus [%(default)s]",
     )
     group.add_argument(
         "--downscale",
@@ -273,6 +288,7 @@ def _train_options(args: argparse.Namespace) -> Any:
         learning_rate=args.learning_rate,
         seed=args.seed,
         mix=args.mix,
+        smooth=args.smooth,
         degradation=Degradation(
             **ways,
             noise=args.noise,
@@ -282,6 +298,7 @@ def _train_options(args: argparse.Namespace) -> Any:
             jpeg=args.jpeg,
         ),
         teacher_share=args.teacher_share,
+        psnr_share=args.psnr_share,
         validate_every=args.validate_every,
         precision=args.precision,
         threads=args.threads,

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from napari_swin2sr.errors import OptionError
 
@@ -112,7 +113,7 @@ def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Imag
     if kind == "bicubic":
         return resize_bicubic(image, small)
     if kind == "psf":
-        image = _blur(image, sigma)
+        image = blurred(image, sigma)
     elif kind != "area":
         raise OptionError(f"downscale={kind!r} is not one of {', '.join(DOWNSCALES)}")
     blocks = image.reshape(channels, small[0], upscale, small[1], upscale)
@@ -127,18 +128,18 @@ def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Imag
     return np.ascontiguousarray(blocks[:, :, upscale // 2, :, upscale // 2])
 
 
-def _blur(image: Image, sigma: float) -> Image:
-    radius = max(1, int(np.ceil(3 * sigma)))
-    x = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (x / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).astype(np.float32)
-    for axis in (1, 2):
-        width = [(0, 0)] * 3
-        width[axis] = (radius, radius)
-        padded = np.moveaxis(np.pad(image, width, mode="symmetric"), axis, -1)
-        windows = np.lib.stride_tricks.sliding_window_view(padded, len(x), axis=-1)
-        image = np.moveaxis(windows @ kernel, -1, axis).astype(np.float32)
-    return image
+def blurred(image: Image, sigma: float) -> Image:
+    """Blur (C, H, W) by a Gaussian of this standard deviation in pixels."""
+    result: Image = gaussian_filter(image, (0, sigma, sigma), truncate=3)
+    return result
+
+
+def defocused(image: Image, rng: np.random.Generator) -> Image:
+    """Blur (C, H, W) by a Gaussian, 0.7 to 4 pixels wide, as out-of-focus regions are.
+
+    Used on the truth: such an image holds no more detail than its small version.
+    """
+    return blurred(image, float(np.exp(rng.uniform(np.log(0.7), np.log(4.0)))))
 
 
 def rounded(image: Image) -> Image:

@@ -25,9 +25,13 @@ class TrainOptions:
     learning_rate : of Muon and Adam, after the warm-up; falls along a cosine to 2 %
     seed : fixes all random choices
     mix : share of each kind of image (first folder level), or empty for natural shares
+    smooth : share of the samples whose truth is blurred first, as out-of-focus and
+        oversampled images are; where nothing is sharp, nothing shall be sharpened
     degradation : how the low-resolution side is made
     teacher_share : share of the samples that come from the teacher's crops
     teacher_weight : weight of the teacher's opinion in the loss of such a sample
+    psnr_share : last share of the budget, whose loss is the PSNR of a sample instead of
+        its mean absolute error, so that dim and smooth images count in full
     ema : decay of the averaged weights, which are what is kept
     validate_every : steps between validations
     precision : "auto", "fp32" or "bf16" inside the transformer
@@ -41,9 +45,11 @@ class TrainOptions:
     learning_rate: float = 5e-4
     seed: int = 0
     mix: Mapping[str, float] = field(default_factory=dict)
+    smooth: float = 0.1
     degradation: Degradation = field(default_factory=Degradation)
     teacher_share: float = 0.3
     teacher_weight: float = 0.5
+    psnr_share: float = 0.25
     ema: float = 0.999
     validate_every: int = 250
     precision: str = "auto"
@@ -59,7 +65,7 @@ class TrainOptions:
                 raise OptionError(f"{name}={value!r} is not positive")
         if self.validate_every < 1:
             raise OptionError(f"validate_every={self.validate_every!r} is not positive")
-        for name in ("teacher_share", "teacher_weight", "ema"):
+        for name in ("smooth", "teacher_share", "teacher_weight", "psnr_share", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise OptionError(
                     f"{name}={getattr(self, name)!r} is not between 0 and 1"

@@ -16,7 +16,7 @@ from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.model.zoo import resolve_model
 from napari_swin2sr.training.card import write_card
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
-from napari_swin2sr.training.loop import MARGIN, Trainer
+from napari_swin2sr.training.loop import MARGIN, Trainer, use_bfloat16
 from napari_swin2sr.training.options import TrainOptions
 from napari_swin2sr.training.start import bicubic_network
 from napari_swin2sr.training.teacher import (
@@ -217,6 +217,7 @@ def _teacher_pool(
         Sampler(images.training, plan.options.mix),
         plan.teacher_crops,
         plan.options.seed,
+        precision="bf16" if use_bfloat16(plan.options.precision, device) else "fp32",
         progress=lambda text: report(_message(text)),
         cancelled=cancelled,
     )
