@@ -170,19 +170,20 @@ class Trainer:
     ) -> torch.Tensor:
         """Mean absolute error to the truth and, where there is one, the teacher.
 
-        A wrong mean of a crop costs extra, so that total intensity is kept. In the
-        last share of the budget the loss is what the PSNR to the truth lacks to 60 dB
-        (see `FLOOR`), / 200.
+        In the last share of the budget, what the PSNR to the truth lacks to 60 dB (see
+        `FLOOR`), / 200. A wrong mean of a crop costs extra, so that total intensity is
+        kept.
         """
         result = self.network.upscale_tile(small)
         error = result - truth
         if self.done() >= 1 - self.options.psnr_share:
             square = error.square().mean(dim=(1, 2, 3))
-            return 0.05 * torch.log10(1 + square / FLOOR).mean()
-        loss = error.abs().mean()
-        if self.pool is not None:
-            weight = self.options.teacher_weight
-            loss = (1 - weight) * loss + weight * (result - opinion).abs().mean()
+            loss = 0.05 * torch.log10(1 + square / FLOOR).mean()
+        else:
+            loss = error.abs().mean()
+            if self.pool is not None:
+                weight = self.options.teacher_weight
+                loss = (1 - weight) * loss + weight * (result - opinion).abs().mean()
         return loss + INTENSITY * error.mean(dim=(1, 2, 3)).abs().mean()
 
     def _update_average(self) -> None:
