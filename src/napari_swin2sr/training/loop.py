@@ -39,8 +39,10 @@ MARGIN = 8
 """Pixels around a low-resolution crop that keep its edges free of made-up context."""
 
 INTENSITY = 0.5
-"""Weight of the mean error of a crop in the loss. The absolute error alone is least at
-the median, which for photon noise lies below the mean: dim images would get dimmer."""
+"""Weight of the intensity that a crop gains or loses. The absolute error alone is least
+at the median, below the mean for photon noise: dim images would get dimmer. The square
+error is least at the mean of all images that look like this one: darker ones would get
+brighter."""
 
 FLOOR = 1e-6
 """Mean square error that counts as none: a quarter of an 8-bit level, squared, less
@@ -171,8 +173,7 @@ class Trainer:
         """Mean absolute error to the truth and, where there is one, the teacher.
 
         In the last share of the budget, what the PSNR to the truth lacks to 60 dB (see
-        `FLOOR`), / 200. A wrong mean of a crop costs extra, so that total intensity is
-        kept.
+        `FLOOR`), / 200. Intensity that a crop gains or loses costs extra.
         """
         result = self.network.upscale_tile(small)
         error = result - truth
@@ -184,7 +185,8 @@ class Trainer:
             if self.pool is not None:
                 weight = self.options.teacher_weight
                 loss = (1 - weight) * loss + weight * (result - opinion).abs().mean()
-        return loss + INTENSITY * error.mean(dim=(1, 2, 3)).abs().mean()
+        gained = result.mean(dim=(1, 2, 3)) - small.mean(dim=(1, 2, 3))
+        return loss + INTENSITY * gained.abs().mean()
 
     def _update_average(self) -> None:
         decay = min(self.options.ema, (1 + self.state.step) / (10 + self.state.step))
