@@ -149,10 +149,10 @@ class _Published:
         )
 
 
-DEFAULT_SHA256 = "3b06b616d29ad0f2f752ee74d51d776d3ee96b00db9e89f06cbb5ca39b859426"
+DEFAULT_SHA256 = "a233bf04c4a07374446850263321dc1e1d50b258196d99c429841b8d743e4a66"
 """Hash of the embedded weights: to be changed with them."""
 
-CLEAN_SHA256 = "44254ae8e0acda484a6a712f919956e2d34b0f932cb4081e656f536abf81f19c"
+CLEAN_SHA256 = "0bd10921561a24095e8a9cea37cab030c806cb949c8dcbd5e867c267ad7d7bec"
 """Hash of the embedded weights for clean images."""
 
 _DOWNLOADABLE = {
