@@ -247,6 +247,13 @@ def test_edited_bytes_give_a_weights_error_or_a_network(kind, data, tmp_path):
             assert all(torch.equal(v, found[k]) for k, v in state().items())
 
 
+def test_a_damaged_name_is_a_weights_error(tmp_path):
+    content = VALID["legacy"].replace(b"ctorch._utils\n", b"ctorch.\\Rtils\n", 1)
+    assert content != VALID["legacy"]
+    with pytest.raises(WeightsError, match="truncated or damaged"):
+        read_weights(put(tmp_path, content), tiny_config())
+
+
 # -- the source ----------------------------------------------------------------------
 
 

@@ -178,7 +178,8 @@ def _check_program(path: Path, stream: io.BytesIO) -> None:
                 # Tuples in tuples, each used twice, would be hashed for ever.
                 _refuse(path, "a pickle with one tuple in several places")
             before = name
-    except (ValueError, IndexError, OverflowError, MemoryError):
+    except (ValueError, IndexError, OverflowError, MemoryError, DeprecationWarning):
+        # The warning is that of a damaged name, where the caller made warnings errors.
         n_bytes = len(stream.getbuffer())
         raise WeightsError(
             path,
