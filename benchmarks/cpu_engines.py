@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads burn no time
@@ -23,8 +24,6 @@ from napari_swin2sr.model.fast_native import prepare_native
 
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """(1, 3, H, W) float32 from 0 to 1 -> (1, 3, uH, uW) float32."""
-
-Maker: TypeAlias = Callable[[Swin2SRForImageSuperResolution, str], Forward]
 
 SHAPES = {
     "light": {
@@ -45,18 +44,19 @@ class NotOfferedError(Exception):
     """This engine cannot run here; the text says why."""
 
 
-def of_peer(make: Callable[[Swin2SRForImageSuperResolution], torch.nn.Module]) -> Maker:
-    """Make the forward of somebody else's network."""
+def of_peer(
+    make: Callable[[Swin2SRForImageSuperResolution], torch.nn.Module],
+    net: Swin2SRForImageSuperResolution,
+    precision: str,
+) -> Forward:
+    """Return the forward of somebody else's network."""
+    dtype = TYPES[precision]
+    theirs = make(net).to(dtype)
+    return lambda x: theirs(x.to(dtype)).float()
 
-    def forward_of(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
-        dtype = TYPES[precision]
-        theirs = make(net).to(dtype)
-        return lambda x: theirs(x.to(dtype)).float()
 
-    return forward_of
-
-
-transformers_forward, spandrel_forward = of_peer(of_transformers), of_peer(of_spandrel)
+transformers_forward = partial(of_peer, of_transformers)
+spandrel_forward = partial(of_peer, of_spandrel)
 
 
 def in_tiles(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
@@ -107,7 +107,7 @@ def of_kernels(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
 class Engine:
     """A way to run the network; `whole`: it keeps large maps of the whole image."""
 
-    make: Maker
+    make: Callable[[Swin2SRForImageSuperResolution, str], Forward]
     precision: str = "fp32"
     whole: bool = False
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 
 CLEAN = Degradation(bicubic=1, area=0, psf=0, noise=0, hot=0)
+CHECKS = 1 - 2 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +147,8 @@ def test_a_wrong_mean_costs_more_than_a_wrong_pattern(
 ) -> None:
     run = trainer(images, tmp_path)
     truth = torch.full((2, 3, 8, 8), 0.5)
-    checks = 1 - 2 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)
     losses = []
-    for error in (torch.tensor(0.1), 0.1 * checks):
+    for error in (torch.tensor(0.1), 0.1 * CHECKS):
         monkeypatch.setattr(run.network, "upscale_tile", lambda x, e=error: truth + e)
         losses.append(float(run.loss(truth, truth, truth)))
     assert losses == pytest.approx([0.1 * (1 + INTENSITY), 0.1])
@@ -159,8 +159,7 @@ def test_the_last_share_of_the_budget_raises_the_psnr(
 ) -> None:
     run = trainer(images, tmp_path, steps=100, psnr_share=0.25)
     truth = torch.full((2, 3, 8, 8), 0.5)
-    checks = 1 - 2 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)
-    error = torch.tensor([0.1, 0.01])[:, None, None, None] * checks
+    error = torch.tensor([0.1, 0.01])[:, None, None, None] * CHECKS
     monkeypatch.setattr(run.network, "upscale_tile", lambda x: truth + error)
     run.state.step = 74
     before = float(run.loss(truth, truth, truth))
