@@ -429,13 +429,19 @@ def test_a_replacement_killed_between_its_renames_is_put_right(tmp_path):
     source = tiff(tmp_path / "in.tif", noise((60, 60)), "YX")
     target = tmp_path / "out.ome.zarr"
     upscale_file(source, target, tile=32)
-    target.rename(tmp_path / "out.ome.zarr.replaced")
-    events = []
-    upscale_file(source, target, tile=32, progress=events.append)
-    assert events[0].done == events[0].total
-    shutil.copytree(target, tmp_path / "out.ome.zarr.replaced")
-    upscale_file(source, target, tile=32)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif", "out.ome.zarr"]
+    aside = tmp_path / f".out.ome.zarr.{'0a' * 16}.replaced"
+    for done in (False, True):  # killed after the first rename, and after the second
+        aside.mkdir()
+        record = {"replaced": target.name, "by": target.lstat().st_ino}
+        (aside / "owner.json").write_text(json.dumps({"napari_swin2sr": record}))
+        if done:
+            shutil.copytree(target, aside / "old")
+        else:
+            target.rename(aside / "old")
+        events = []
+        upscale_file(source, target, tile=32, progress=events.append)
+        assert events[0].done == events[0].total
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif", "out.ome.zarr"]
 
 
 def test_moved_source_and_target_still_belong_together(tmp_path, in_store):

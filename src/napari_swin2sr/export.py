@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import Cancelled, OutputError, Swin2SRError
-from napari_swin2sr.io.tile_store import flush_to_disk
+from napari_swin2sr.replace import scratch_file, written_beside
 from napari_swin2sr.store import (
     CancelToken,
     Progress,
@@ -31,6 +29,7 @@ def export(
     *,
     cog: bool = False,
     software: str = "",
+    overwrite: bool = True,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
@@ -46,6 +45,7 @@ def export(
     target : file to make
     cog : make a Cloud Optimized GeoTIFF (needs the extra geo)
     software : text for the TIFF tag of that name
+    overwrite : replace a file that has the target's name by then
     progress, cancel : as for `store.run`, stage "export"
 
     Raises
@@ -55,42 +55,22 @@ def export(
     Cancelled
         If `cancel` was set; nothing is left behind.
     """
-    # The suffix stays last: libraries choose the format by it.
-    draft = target.with_name(
-        f".{target.stem}.{uuid.uuid4().hex}.partial{target.suffix}"
-    )
     ticker = _Ticker(progress, cancel)
     try:
-        _write(image, levels, draft, cog=cog, software=software, ticker=ticker)
-        flush_to_disk(draft)
-        draft.replace(target)
-        flush_to_disk(target.parent)
+        with written_beside(target, replace=overwrite) as draft:
+            _write(image, levels, target, draft, cog, software, ticker)
     except Swin2SRError:
         raise
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
     ticker.finish()
-
-
-def remove_drafts(target: Path) -> None:
-    """Delete what killed exports left beside the target.
-
-    Only safe while nobody else writes the target.
-    """
-    for path in target.parent.iterdir():
-        name = path.name
-        if name.startswith(f".{target.stem}.") and f".partial{target.suffix}" in name:
-            path.unlink(missing_ok=True)
 
 
 def _write(
     image: SpatialImage,
     levels: Sequence[Any],
+    target: Path,
     draft: Path,
-    *,
     cog: bool,
     software: str,
     ticker: _Ticker,
@@ -108,13 +88,9 @@ def _write(
         return
     from napari_swin2sr.io.geotiff import as_cloud_optimized
 
-    plain = draft.with_name(draft.name + ".plain.tif")
-    try:
+    with scratch_file(target) as plain:
         write_tiff(image, levels, plain, software=software, tick=ticker)
         as_cloud_optimized(plain, draft)
-    finally:
-        with contextlib.suppress(OSError):
-            plain.unlink(missing_ok=True)
 
 
 class _Ticker:

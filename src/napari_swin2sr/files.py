@@ -26,6 +26,11 @@ from napari_swin2sr.io.formats import (
 from napari_swin2sr.io.identity import sample_hash
 from napari_swin2sr.io.ome_zarr import ZARR_FORMAT, ome_attributes
 from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.replace import (
+    discard_store,
+    finish_replacement,
+    replace_folder,
+)
 from napari_swin2sr.resume import finishing, locked
 from napari_swin2sr.store import (
     DEFAULT_WORKERS,
@@ -40,7 +45,6 @@ from napari_swin2sr.tile_job import (
     Running,
     TileJob,
     damaged_tiles,
-    discard,
     existing_store,
 )
 from napari_swin2sr.upscale import as_image
@@ -164,12 +168,13 @@ def upscale_file(
         workers=workers,
         executor=executor,
         part=own_part,
+        overwrite=overwrite,
     )
     image = as_image(
         open_image(source, series=series, level=level, axes=axes, rgb=rgb), options
     )
     work = Work.plan(source, target, kind, image, options, ome_version, cog)
-    return _carry_out(work, how, resume, overwrite, verify, check_space)
+    return _carry_out(work, how, resume, verify, check_space)
 
 
 def upscale_image(
@@ -209,21 +214,23 @@ def upscale_image(
     is_file = bool(image.source) and not is_url(image.source) and named.exists()
     source = f"array:/{named.name}?{sample_hash(image)}"
     check_place(image.source if is_file else source, target)
-    how = Running(progress=progress, cancel=cancel)
+    how = Running(progress=progress, cancel=cancel, overwrite=overwrite)
     work = Work.plan(source, target, kind, image, options, ome_version, cog=False)
-    return _carry_out(work, how, resume, overwrite, False, check_space)
+    return _carry_out(work, how, resume, False, check_space)
 
 
 def _carry_out(
     work: Work,
     how: Running,
     resume: bool,
-    overwrite: bool,
     verify: bool,
     check_space: bool,
 ) -> Path | str:
     with _alone(work.target, how.part):
-        if work.is_done_already(overwrite):
+        is_done = work.is_done_already(how.overwrite)
+        if isinstance(work.target, Path):
+            finish_replacement(work.target)
+        if is_done:
             if verify and isinstance(work.target, Path) and work.kind is Kind.ZARR:
                 _redo_damaged(work, how)
             else:
@@ -234,7 +241,7 @@ def _carry_out(
         if work.fits_in_memory and how.executor is None and how.part is None:
             _run_in_memory(work, how)
         else:
-            _run_in_store(work, how, resume, overwrite, verify, check_space)
+            _run_in_store(work, how, resume, verify, check_space)
     return work.target
 
 
@@ -317,6 +324,7 @@ def _export(work: Work, pixels: Any, levels: list[Any], how: Running) -> None:
         work.target,
         cog=work.cog,
         software=work.software,
+        overwrite=how.overwrite,
         progress=how.progress,
         cancel=how.cancel,
     )
@@ -329,15 +337,14 @@ def _run_in_store(
     work: Work,
     how: Running,
     resume: bool,
-    overwrite: bool,
     verify: bool,
     check_space: bool,
 ) -> None:
     """Compute into a tile store, and complete the target when no tile is missing."""
     job = work.job()
     old = existing_store(job.place)
-    if old is not None and (not resume or (overwrite and job.changed_since(old))):
-        discard(job.place)
+    if old is not None and (not resume or (how.overwrite and job.changed_since(old))):
+        old.discard()
         old = None
     if old is not None:
         job.check_same(old)
@@ -389,19 +396,15 @@ def _complete(
         )
         store.complete(attributes, source_changed=changed)
         if job.place != work.target:
-            _replace(work)
+            assert isinstance(work.target, Path)
+            replace_folder(work.unfinished, work.target)
         return
     levels = [store.level(number) for number in range(store.n_levels)]
     _export(work, levels[0], levels[1:], how)
-    discard(job.place)
-
-
-def _replace(work: Work) -> None:
-    """Put the new result in the place of the old one."""
-    assert isinstance(work.target, Path)
-    work.target.rename(work.replaced)
-    work.unfinished.rename(work.target)
-    discard(work.replaced)
+    try:
+        discard_store(work.unfinished)
+    except OutputError as error:  # somebody has put something into it
+        logger.warning("%s", error)
 
 
 def _redo_damaged(work: Work, how: Running) -> None:

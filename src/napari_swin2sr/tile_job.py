@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -47,6 +45,7 @@ class Running:
     workers: int | None = None
     executor: Executor | None = None
     part: tuple[int, int] | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,21 +270,6 @@ def damaged_tiles(
     except TilesFailedError as error:
         return {reader.tiles[number] for (number,) in error.failed}
     return set()
-
-
-def discard(place: str | Path) -> None:
-    """Delete a store or whatever is there; the name is free at once."""
-    if isinstance(place, str):
-        import zarr
-
-        zarr.create_group(place, overwrite=True)
-        return
-    if place.is_dir() and not place.is_symlink():
-        trash = place.with_name(f".{place.name}.{time.time_ns()}.partial")
-        place.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
 
 
 def _recent(finished: Mapping[Index, Stored]) -> list[Index]:

@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_swin2sr.errors import OutputError
-from napari_swin2sr.export import remove_drafts
 from napari_swin2sr.io.formats import Kind, is_url, local_path
 from napari_swin2sr.io.identity import identity_of
 from napari_swin2sr.io.ome_zarr import ZARR_FORMAT, georeference
 from napari_swin2sr.io.picture import check_picture
 from napari_swin2sr.io.tiff_write import check_tiff
 from napari_swin2sr.io.tile_store import stored_axes, stored_shape
+from napari_swin2sr.replace import (
+    check_replaceable,
+    remove_drafts,
+    undo_replacement,
+)
 from napari_swin2sr.resume import as_json, differences
-from napari_swin2sr.tile_job import TileJob, discard, existing_store
+from napari_swin2sr.tile_job import TileJob, existing_store
 from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:
@@ -155,12 +159,6 @@ class Work:
         return self.target.with_name(self.target.name + ".unfinished.zarr")
 
     @property
-    def replaced(self) -> Path:
-        """Where an old target lies in the moment of its replacement."""
-        assert isinstance(self.target, Path)
-        return self.target.with_name(self.target.name + ".replaced")
-
-    @property
     def software(self) -> str:
         """Provenance as one line of ASCII."""
         return json.dumps({"napari_swin2sr": {"fingerprint": self.fingerprint}})
@@ -174,7 +172,7 @@ class Work:
             If it is something else that must not be replaced.
         """
         if isinstance(self.target, Path):
-            self._undo_half_replacement()
+            undo_replacement(self.target)
             if not os.path.lexists(self.target):
                 return False
         found = self.found()
@@ -186,6 +184,7 @@ class Work:
                     f"{self.target}: a result at a URL cannot be replaced in one go. "
                     "Delete it or choose another name"
                 )
+            check_replaceable(self.target, by_file=self.kind is not Kind.ZARR)
             return False
         reason = ""
         if not isinstance(found, str):
@@ -264,21 +263,8 @@ class Work:
         """Delete what killed runs left beside the target; nobody else may write it."""
         if not isinstance(self.target, Path):
             return
-        if self.kind is not Kind.ZARR:
-            remove_drafts(self.target)
-        for base in (self.target, self.unfinished):
-            for path in base.parent.glob(f".{_escaped(base.name)}.*.partial"):
-                discard(path)
-
-    def _undo_half_replacement(self) -> None:
-        """Finish or undo a replacement that was killed between its two renames."""
-        assert isinstance(self.target, Path)
-        if not self.replaced.exists():
-            return
-        if self.target.exists():
-            discard(self.replaced)
-        else:
-            self.replaced.rename(self.target)
+        remove_drafts(self.target)
+        remove_drafts(self.unfinished)
 
 
 def _fingerprint_of_tiff(path: Path) -> Any:
@@ -323,7 +309,3 @@ def _with_grid(image: SpatialImage) -> SpatialImage:
     """Give an image without pixel size the grid of its pixels, to be laid over it."""
     size = {"Y": 1.0, "X": 1.0, **image.pixel_size}
     return dataclasses.replace(image, pixel_size=size)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

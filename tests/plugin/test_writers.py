@@ -9,6 +9,7 @@ import zarr
 from napari.components import ViewerModel
 from napari.layers import Image
 
+from napari_swin2sr.errors import OutputError
 from napari_swin2sr.io import open_image
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.files import open_levels
@@ -61,6 +62,63 @@ def test_rgb_and_stacks_come_back_as_they_were(tmp_path, suffix, shape, axes, rg
     save(Image(pixels, rgb=rgb), path)
     save(Image(255 - pixels, rgb=rgb), path)  # replaces the old one
     np.testing.assert_array_equal(np.asarray(open_levels(path, axes)[0]), 255 - pixels)
+
+
+def everything(folder):
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_saving_over_what_is_more_than_an_image_of_ours_is_refused(tmp_path):
+    """A plate, an image of another program, documents, a folder named as a file."""
+    plate = zarr.create_group(tmp_path / "plate.ome.zarr")
+    for well in ("A/1/0", "B/2/0"):
+        plate.create_group(well).create_array("0", data=PIXELS[:8, :8])
+    other = zarr.create_group(
+        tmp_path / "other.ome.zarr",
+        attributes={"ome": {"multiscales": [{"datasets": [{"path": "0"}]}]}},
+    )
+    other.create_array("0", data=PIXELS[:8, :8])
+    for name in ("mydata.ome.zarr", "folder.ome.tif"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("mine")
+    before = everything(tmp_path)
+    for name, match in (
+        ("plate.ome.zarr", "more than one image.*A, B"),
+        ("other.ome.zarr", "not made by this program"),
+        ("mydata.ome.zarr", r"notes\.txt"),
+        ("folder.ome.tif", "a file cannot replace"),
+    ):
+        with pytest.raises(OutputError, match=match):
+            save(Image(PIXELS), tmp_path / name)
+    assert everything(tmp_path) == before
+
+
+def test_saving_keeps_an_unfinished_run_and_a_well_beside_it(tmp_path):
+    plate = zarr.create_group(tmp_path / "plate.zarr")
+    plate.create_group("A/1/0").create_array("0", data=PIXELS[:8, :8])
+    unfinished = tmp_path / "plate.zarr/B.ome.zarr.unfinished.zarr"
+    zarr.create_group(unfinished, attributes={"napari_swin2sr": {"complete": False}})
+    before = everything(tmp_path)
+    save(Image(PIXELS), tmp_path / "plate.zarr/B.ome.zarr")
+    save(Image(PIXELS), tmp_path / "plate.zarr/B.ome.zarr")
+    after = everything(tmp_path)
+    assert {k: after[k] for k in before} == before
+    names = sorted(p.name for p in (tmp_path / "plate.zarr").iterdir())
+    assert names == ["A", "B.ome.zarr", "B.ome.zarr.unfinished.zarr", "zarr.json"]
+
+
+def test_a_save_that_fails_leaves_the_old_image(tmp_path, monkeypatch):
+    path = tmp_path / "a.ome.zarr"
+    save(Image(PIXELS), path)
+    before = everything(tmp_path)
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("napari_swin2sr.io.tile_store.TileStore.complete", fail)
+    with pytest.raises(OSError, match="no space left"):
+        save(Image(255 - PIXELS), path)
+    assert everything(tmp_path) == before
 
 
 def test_a_live_layer_is_saved_with_exact_pixels(tmp_path, fake_model, fake_run, qapp):

@@ -12,7 +12,8 @@ from napari_swin2sr.errors import FileError, InputError, MissingDependencyError
 from napari_swin2sr.image import SpatialImage
 from napari_swin2sr.io.formats import is_url, local_path
 from napari_swin2sr.io.geo_tags import GeoTags
-from napari_swin2sr.io.tile_store import RECORD, open_zarr_node, stored_axes
+from napari_swin2sr.io.tile_store import open_zarr_node, stored_axes
+from napari_swin2sr.replace import RECORD
 
 if TYPE_CHECKING:
     import os

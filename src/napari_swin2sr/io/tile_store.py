@@ -8,13 +8,13 @@ checksums, and empty tiles are stored too.
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from napari_swin2sr import replace
 from napari_swin2sr.errors import MissingDependencyError, OutputError
+from napari_swin2sr.replace import RECORD, flush_to_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -23,14 +23,10 @@ if TYPE_CHECKING:
 
 Index: TypeAlias = tuple[int, ...]
 
-RECORD = "napari_swin2sr"
-"""Name of our own attributes, in the group."""
-
 INNER_CHUNK = 512
 """Side of the chunks inside a shard, which viewers read one by one [px]."""
 
 _WRITE_EMPTY: Any = {"write_empty_chunks": True}
-_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -149,11 +145,9 @@ class TileStore:
         array = self.level(number)
         key = f"{array.path}/{array.metadata.encode_chunk_key(index)}"
         if isinstance(self.place, Path):
-            (self.place / key).unlink(missing_ok=True)
-            return
-        from zarr.core.sync import sync
-
-        sync(array.store.delete(key))
+            replace.remove_file(self.place / key)
+        else:
+            replace.delete_objects(array.store, [key])
 
     def refresh(self) -> None:
         """Read the attributes again; another process may have changed them."""
@@ -173,10 +167,23 @@ class TileStore:
         """
         if isinstance(self.place, str):
             return 0
-        left = [p for p in self.place.rglob("*" + _PARTIAL) if p.is_file()]
-        for path in left:
-            path.unlink(missing_ok=True)
-        return len(left)
+        return replace.remove_strays(self.place)
+
+    def discard(self) -> None:
+        """Delete everything, unless something that is not ours lies in it.
+
+        Raises
+        ------
+        OutputError
+            With what is not ours.
+        """
+        if isinstance(self.place, Path):
+            replace.discard_store(self.place)
+            return
+        from zarr.core.sync import sync
+
+        keys = sync(_all_keys(self.group.store, ""))
+        replace.discard_objects(self.place, self.group.store, keys)
 
     def _objects(self, prefix: str) -> Iterable[tuple[str, Stored]]:
         """Yield the key below the group and the facts of each object of an array."""
@@ -190,7 +197,7 @@ class TileStore:
         for folder, _, names in os.walk(root):
             for name in names:
                 path = Path(folder, name)
-                if not name.endswith(_PARTIAL):
+                if not name.endswith(".partial"):
                     facts = path.stat()
                     key = path.relative_to(self.place).as_posix()
                     yield key, Stored(facts.st_size, facts.st_mtime)
@@ -290,37 +297,15 @@ async def _all_keys(store: Any, prefix: str) -> list[str]:
     return [key async for key in store.list_prefix(prefix)]
 
 
-def flush_to_disk(place: str | Path) -> None:
-    """Have the operating system write a file, or the list of files of a folder."""
-    if isinstance(place, str):
-        return
-    try:
-        handle = os.open(place, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems refuse for folders
-        if place.is_file():
-            raise
-    finally:
-        os.close(handle)
-
-
 def _make_folder(place: Path, fill: Callable[[Path], None]) -> None:
     """Fill a new folder under another name and rename it when it is whole."""
-    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}{_PARTIAL}")
     try:
-        fill(draft)
-        draft.rename(place)
+        with replace.folder_beside(place) as draft:
+            fill(draft)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         if place.exists():
             return  # another part of the same job was faster; the caller checks it
         raise OutputError(f"{place}: cannot be created: {error}") from error
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _storage(

@@ -52,24 +52,45 @@ def write_image(
 ) -> None:
     """Write an image whose `data` are blocks: `Copied` or `LazyUpscaled`.
 
-    The blocks go into a store beside the target first, so that nothing unfinished
-    ever has its name, and an old file stays until the new one is whole.
+    The blocks go into a hidden store beside the target first, so that nothing
+    unfinished ever has its name, and an old file stays until the new one is whole. A
+    folder is replaced only if it is one image that this program has made.
 
     Raises
     ------
     OutputError
-        If the target cannot be written.
+        If the target cannot be written, must not be replaced, or is being written by
+        another run.
     """
-    from napari_swin2sr.export import export
     from napari_swin2sr.io.formats import Kind, kind_of_target
-    from napari_swin2sr.io.ome_zarr import ome_attributes
-    from napari_swin2sr.io.tile_store import stored_axes, stored_shape
-    from napari_swin2sr.tile_job import Running, TileJob, discard
+    from napari_swin2sr.replace import check_replaceable
+    from napari_swin2sr.resume import locked
 
     kind = kind_of_target(target)
-    as_zarr = kind is Kind.ZARR
-    draft = target.with_name(f"{target.name}.unfinished.zarr")
-    discard(draft)
+    with locked(target):
+        check_replaceable(target, by_file=kind is not Kind.ZARR, only_own=True)
+        _write_alone(image, target, kind is Kind.ZARR, progress)
+
+
+def _write_alone(
+    image: SpatialImage,
+    target: Path,
+    as_zarr: bool,
+    progress: Callable[[object], None],
+) -> None:
+    from napari_swin2sr.export import export
+    from napari_swin2sr.io.ome_zarr import ome_attributes
+    from napari_swin2sr.io.tile_store import stored_axes, stored_shape
+    from napari_swin2sr.replace import (
+        discard_store,
+        draft_of,
+        remove_drafts,
+        replace_folder,
+    )
+    from napari_swin2sr.tile_job import Running, TileJob
+
+    remove_drafts(target)
+    draft = draft_of(target)
     job = TileJob(
         place=draft,
         lazy=image.data,
@@ -86,8 +107,7 @@ def write_image(
         if as_zarr:
             ranges = getattr(image.data, "ranges", None) or _ranges(image)
             store.complete(ome_attributes(image, job.shapes, "0.5", ranges))
-            discard(target)
-            draft.rename(target)
+            replace_folder(draft, target, only_own=True)
         else:
             levels = [store.level(number) for number in range(store.n_levels)]
             whole = SpatialImage(
@@ -100,7 +120,7 @@ def write_image(
             )
             export(whole, levels[1:], target, progress=progress)
     finally:
-        discard(draft)
+        discard_store(draft)
 
 
 def _ranges(image: SpatialImage) -> tuple[ValueRange, ...]:
