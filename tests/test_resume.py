@@ -105,6 +105,52 @@ def test_a_lock_of_another_host_is_believed(tmp_path):
     assert lock.exists()
 
 
+@pytest.mark.parametrize(
+    "name", [".out.zarr.lock", ".out.zarr.part-0-of-3.lock", ".out.zarr.finish.lock"]
+)
+@pytest.mark.parametrize("kind", ["link", "hard link", "file", "pipe"])
+def test_a_file_of_the_users_own_is_no_lock(tmp_path, name, kind):
+    mine, lock = tmp_path / "mine.txt", tmp_path / name
+    mine.write_text("precious")
+    if kind == "link":
+        lock.symlink_to(mine)
+    elif kind == "hard link":
+        lock.hardlink_to(mine)
+    elif kind == "file":
+        lock.write_text("precious")
+    else:
+        os.mkfifo(lock)
+    kind_of_lock = finishing if "finish" in name else locked
+    with (
+        pytest.raises(OutputError, match=rf"{name}: is no lock.*Move it"),
+        kind_of_lock(tmp_path / "out.zarr"),
+    ):
+        raise AssertionError("the lock was taken")
+    assert mine.read_text() == "precious"
+    assert os.path.lexists(lock)
+    if kind == "file":
+        assert lock.read_text() == "precious"
+
+
+def test_locks_of_other_programs_and_targets_are_left_alone(tmp_path):
+    names = [".out.zarr.mine.lock", ".out.zarr.part-a.lock", ".out.zarr.lock.lock"]
+    for name in names:
+        (tmp_path / name).write_text("precious")
+    take(tmp_path / "out.zarr")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(names)
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"precious"}
+
+
+def test_two_names_of_one_target_have_one_lock(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "also").symlink_to(tmp_path / "data", target_is_directory=True)
+    (tmp_path / "out.zarr").symlink_to(tmp_path / "data" / "out.zarr")
+    with locked(tmp_path / "data" / "out.zarr"):
+        for other in (tmp_path / "also" / "out.zarr", tmp_path / "out.zarr"):
+            with pytest.raises(OutputError, match="another run"):
+                take(other)
+
+
 def test_two_threads_are_two_runs(tmp_path):
     results, gate = [], threading.Barrier(4)
 

@@ -7,15 +7,22 @@ import errno
 import json
 import math
 import os
+import re
 import socket
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import OutputError
+from napari_swin2sr.replace import remove_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_FLAGS = os.O_RDWR | os.O_CREAT
+for _name in ("O_NOFOLLOW", "O_NONBLOCK"):  # no links; a named pipe must not hang
+    _FLAGS |= getattr(os, _name, 0)
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
@@ -33,7 +40,7 @@ def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
         If another run is at work, or the folder cannot be written.
     """
     name = "lock" if part is None else f"part-{part[0]}-of-{part[1]}.lock"
-    lock = _Lock(target.with_name(f".{target.name}.{name}"))
+    lock = _Lock(_beside(target, name))
     owner = lock.take()
     if owner is not None:
         raise _busy(target, lock.path, owner)
@@ -55,7 +62,7 @@ def finishing(target: Path) -> Iterator[bool]:
     ------
     whether it is this one; False if another one is at it
     """
-    lock = _Lock(target.with_name(f".{target.name}.finish.lock"))
+    lock = _Lock(_beside(target, "finish.lock"))
     if lock.take() is not None:
         yield False
         return
@@ -65,11 +72,18 @@ def finishing(target: Path) -> Iterator[bool]:
         lock.release()
 
 
+def _beside(target: Path, name: str) -> Path:
+    """Return where a lock lies: the same for all names of one target."""
+    place = target.resolve()
+    return place.with_name(f".{place.name}.{name}")
+
+
 class _Lock:
     """A file with process number and host, locked by the operating system as well.
 
     The system's lock vanishes with its process, however that ends, so a file left by
     a killed run on this host is taken over. A file from another host is believed.
+    Links are not followed, and a file of another kind is not written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,8 +98,8 @@ class _Lock:
         until = time.monotonic() + patience
         try:
             while True:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-                text = os.read(handle, 1000).decode("utf-8", "replace").strip()
+                handle = os.open(self.path, _FLAGS, 0o666)
+                text = self._text(handle)
                 free = _lock_file(handle) and not _of_another_host(text)
                 if free and _still_there(handle, self.path):
                     break
@@ -93,7 +107,11 @@ class _Lock:
                 if not free and time.monotonic() > until:
                     return text or "another process"
                 time.sleep(0.02)
+        except OutputError:
+            raise
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise _in_the_way(self.path) from None
             raise OutputError(
                 f"{self.path.parent}: the folder cannot be written: {error}"
             ) from error
@@ -108,9 +126,22 @@ class _Lock:
     def release(self) -> None:
         if self.handle is not None:
             with contextlib.suppress(OSError):
-                self.path.unlink()
+                if _still_there(self.handle, self.path):
+                    remove_file(self.path)
             os.close(self.handle)
             self.handle = None
+
+    def _text(self, handle: int) -> str:
+        """Return what an open lock says, if it is one of ours."""
+        facts = os.fstat(handle)
+        data = b"x"
+        if stat.S_ISREG(facts.st_mode) and facts.st_nlink <= 1:
+            data = os.read(handle, 1000)
+        text = data.decode("utf-8", "replace").strip()
+        if text and not _is_record(text):
+            os.close(handle)
+            raise _in_the_way(self.path)
+        return text
 
 
 def _lock_file(handle: int) -> bool:
@@ -153,6 +184,13 @@ def _is_alive(handle: int) -> bool:
     return pid != os.getpid()
 
 
+def _is_record(text: str) -> bool:
+    try:
+        return bool({"pid", "host"} <= json.loads(text).keys())
+    except (ValueError, AttributeError):
+        return False
+
+
 def _of_another_host(text: str) -> bool:
     try:
         return bool(json.loads(text)["host"] != socket.gethostname())
@@ -162,7 +200,7 @@ def _of_another_host(text: str) -> bool:
 
 def _still_there(handle: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(handle), path.stat())
+        return os.path.samestat(os.fstat(handle), path.lstat())
     except FileNotFoundError:
         return False
 
@@ -170,11 +208,10 @@ def _still_there(handle: int, path: Path) -> bool:
 def _others(target: Path, own: Path) -> list[tuple[Path, str]]:
     """Return the locks of other runs on the same target, with what they say."""
     found = []
-    for path in sorted(target.parent.iterdir()):
-        name = path.name
-        if not (name.startswith(f".{target.name}.") and name.endswith(".lock")):
-            continue
-        if path == own or name.endswith(".finish.lock"):
+    name = re.escape(target.resolve().name)
+    pattern = re.compile(rf"\.{name}\.(?:part-\d+-of-\d+\.)?lock")
+    for path in sorted(own.parent.iterdir()):
+        if path == own or not pattern.fullmatch(path.name):
             continue
         lock = _Lock(path)
         owner = lock.take(patience=0.0)
@@ -183,6 +220,13 @@ def _others(target: Path, own: Path) -> list[tuple[Path, str]]:
         else:
             found.append((path, owner))
     return found
+
+
+def _in_the_way(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: is no lock of this program and is in the way. Move it, or choose "
+        "another name for the result"
+    )
 
 
 def _busy(target: Path, lock: Path, owner: str) -> OutputError:
