@@ -238,6 +238,21 @@ def test_w41_file_damaged_in_the_cache_is_fetched_again(hub, tmp_path):
     assert path.read_bytes() == WEIGHTS
 
 
+def test_a_cache_entry_that_links_to_the_users_own_file(hub, tmp_path):
+    """Of snapshot or of blob: the file it leads to is never deleted."""
+    path = Path(resolve(hub, tmp_path)["path"])
+    mine = tmp_path / "my-weights.safetensors"
+    mine.write_bytes(b"precious")
+    for entry in (path.resolve(), path):  # the blob, then the snapshot's own link
+        entry.unlink()
+        entry.symlink_to(mine)
+        answer = resolve(hub, tmp_path)
+        assert f"it links to {mine}" in answer["error"]
+        assert "Remove the link" in answer["error"]
+        assert mine.read_bytes() == b"precious"
+        assert entry.is_symlink()
+
+
 def test_w41_offline(hub, tmp_path):
     error = resolve(hub, tmp_path, HF_HUB_OFFLINE="1")["error"]
     assert "is not on this machine, and HF_HUB_OFFLINE forbids downloads" in error

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model.safe_read import MAX_BYTES, read_weights_file
+from napari_swin2sr.replace import remove_file, rename_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,8 +92,8 @@ def fetch_hub(
     ----------
     repo : `owner/name`
     revision : commit, tag or branch
-    sha256 : what the file must be; a file that is not is deleted, wherever it came
-        from, and downloaded once more
+    sha256 : what the file must be; a file of the cache that is not is deleted and
+        downloaded once more
 
     Raises
     ------
@@ -111,13 +112,33 @@ def fetch_hub(
             return path
         if is_offline():
             break
+        content = path.resolve()
+        if not _is_in_cache(content, path):
+            raise WeightsError(
+                path,
+                f"it links to {content}, which has the SHA-256 {found}, not the "
+                f"expected {sha256}",
+                "Remove the link, so that the file can be downloaded; what it links "
+                "to is left alone.",
+            )
         logger.warning("%s: wrong SHA-256 %s, deleted", path, found)
-        for name in {path.resolve(), path}:  # the content, then the link to it
-            name.unlink(missing_ok=True)
+        for name in {content, path}:  # the content, then the link to it
+            remove_file(name)
     raise WeightsError(
         f"{repo}/{filename}",
         f"the file has the SHA-256 {found}, not the expected {sha256}",
         _by_other_means(hub_url(repo, filename, revision)),
+    )
+
+
+def _is_in_cache(content: Path, entry: Path) -> bool:
+    """Tell whether the hub's cache of a repository holds a file itself.
+
+    A user may have put a link to a file of his own there.
+    """
+    return any(
+        folder.name.startswith("models--") and folder.resolve() in content.parents
+        for folder in entry.parents
     )
 
 
@@ -221,7 +242,7 @@ def fetch_url(
             if not target.exists() or sha256 not in {None, file_sha256(target)}:
                 _download(url, part, progress)
                 _check_arrived(url, part, sha256)
-                part.replace(target)
+                rename_over(part, target)
     except (OSError, http.client.HTTPException, Timeout) as error:
         raise WeightsError(url, _why(error), _by_other_means(url)) from None
     return target
@@ -246,6 +267,8 @@ def _download(url: str, part: Path, progress: Progress | None) -> None:
 
 def _continue(url: str, part: Path, progress: Progress | None) -> None:
     """Ask for what is missing of the partial file, and append it."""
+    if part.is_symlink():
+        raise OSError(errno.ELOOP, "a link is in the way of the download", str(part))
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "napari-swin2sr"}
     if start:
@@ -256,7 +279,7 @@ def _continue(url: str, part: Path, progress: Progress | None) -> None:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            part.unlink()  # longer than the file: begin again
+            remove_file(part)  # longer than the file: begin again
             return _continue(url, part, progress)
         raise
     with response:
@@ -299,7 +322,7 @@ def _check_arrived(url: str, part: Path, sha256: str | None) -> None:
     try:
         file = read_weights_file(part, sha256=sha256)
     except WeightsError as error:
-        part.unlink(missing_ok=True)
+        remove_file(part)
         raise WeightsError(
             url, f"what arrived is not usable: {error.reason}", _by_other_means(url)
         ) from None
