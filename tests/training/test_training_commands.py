@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from napari_swin2sr.cli import build_parser, main
+from napari_swin2sr.training import run
 from napari_swin2sr.training.commands import _train_options
 from napari_swin2sr.training.options import TrainOptions
 from napari_swin2sr.training.run import Plan
@@ -100,6 +101,72 @@ def test_the_same_command_continues(
     assert train(folder, output, *options, "--fresh", "--quiet") == 0
     again = load_file(output / "model.safetensors")
     assert all(torch.equal(before[k], again[k]) for k in before)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "config.json", "training.json", "model.safetensors"]
+)
+def test_files_that_training_did_not_write_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder, output = image_folder(tmp_path / "images"), tmp_path / "project"
+    output.mkdir()
+    for text in ("mine", "{}"):
+        (output / name).write_text(text)
+        assert train(folder, output, "--steps", "1", "--fresh") == 1
+        assert f"holds {name}, which training did not write" in capsys.readouterr().err
+        assert [(p.name, p.read_text()) for p in output.iterdir()] == [(name, text)]
+
+
+def test_a_model_card_that_was_edited_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = image_folder(tmp_path / "images"), tmp_path / "mine"
+    options = ["--from", str(tiny_folder(tmp_path / "start")), "--steps", "1"]
+    assert train(folder, output, *options) == 0
+    assert train(folder, output, *options, "--fresh") == 0  # its own files
+    card = output / "README.md"
+    card.write_text(card.read_text() + "my notes")
+    assert train(folder, output, *options, "--fresh") == 1
+    assert "README.md, which training did not write or" in capsys.readouterr().err
+    assert card.read_text().endswith("my notes")
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_training_killed_while_it_writes_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    folder, output = image_folder(tmp_path / "images"), tmp_path / "mine"
+    options = ["--from", str(tiny_folder(tmp_path / "start")), "--steps", "1"]
+    original, calls = run.rename_over, []
+
+    def killed(own: Path, target: Path) -> None:
+        calls.append(target)
+        if len(calls) == at:
+            raise RuntimeError("killed")
+        original(own, target)
+
+    for steps in ("1", "2"):  # with nothing there, then with half of the first run's
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "rename_over", killed)
+            assert train(folder, output, *options[:-1], steps) != 0
+        assert len(calls) == at
+        calls.clear()
+    assert train(folder, output, *options[:-1], "3") == 0
+    run.check_output(output)
+
+
+def test_a_state_of_unknown_origin_is_kept(tmp_path: Path) -> None:
+    folder, output = image_folder(tmp_path / "images"), tmp_path / "mine"
+    (output / "training").mkdir(parents=True)
+    for name in ("state.pt", "state.part"):
+        (output / "training" / name).write_text("mine")
+    options = ["--from", str(tiny_folder(tmp_path / "start")), "--steps", "1"]
+    assert train(folder, output, *options, "--fresh") == 0
+    for name in ("state.pt.old-1", "state.part"):
+        assert (output / "training" / name).read_text() == "mine"
+    assert train(folder, output, *options, "--fresh") == 0
+    assert not (output / "training" / "state.pt.old-2").exists()
 
 
 def test_a_teacher_is_used_and_kept(

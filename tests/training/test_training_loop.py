@@ -193,7 +193,7 @@ def test_divergence_is_an_error(images: ImageSet, tmp_path: Path) -> None:
 
 def test_an_unwritable_state_is_an_error(images: ImageSet, tmp_path: Path) -> None:
     run = trainer(images, tmp_path)
-    (tmp_path / STATE_NAME).with_suffix(".part").mkdir()
+    (tmp_path / STATE_NAME).mkdir()
     with pytest.raises(OutputError, match="cannot be written"):
         run.save()
 

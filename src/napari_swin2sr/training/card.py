@@ -25,17 +25,20 @@ tags: [super-resolution, swin2sr, napari-swin2sr]
 """
 
 
-def write_card(folder: Path, record: Mapping[str, Any], config: Swin2SRConfig) -> Path:
+def write_card(
+    folder: Path, name: str, record: Mapping[str, Any], config: Swin2SRConfig
+) -> Path:
     """Write README.md into a model folder and return its path.
 
     Parameters
     ----------
-    folder : model folder
+    folder : where to write
+    name : of the model
     record : what `training.json` holds: runs, data, bicubic, history
     config : geometry of the network
     """
     path = folder / "README.md"
-    path.write_text(HEADER + card(folder.resolve().name, record, config), "utf-8")
+    path.write_text(HEADER + card(name, record, config), "utf-8")
     return path
 
 

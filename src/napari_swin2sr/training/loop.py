@@ -20,6 +20,7 @@ import torch
 
 from napari_swin2sr.errors import FileError, InferenceError, OptionError, OutputError
 from napari_swin2sr.model.swin2sr import Layer
+from napari_swin2sr.replace import set_aside, written_beside
 from napari_swin2sr.training.attention import use_fast_attention
 from napari_swin2sr.training.data import ImageSet, Sampler
 from napari_swin2sr.training.degrade import defocused
@@ -264,7 +265,6 @@ class Trainer:
         """Write the state so that a crash leaves the old or the new one, whole."""
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / STATE_NAME
-        part = target.with_suffix(".part")
         stored = {
             "network": self.network.state_dict(),
             "average": self.average,
@@ -273,13 +273,27 @@ class Trainer:
             "config": json.dumps(self.network.config.to_dict()),
         }
         try:
-            torch.save(stored, part)
-            part.replace(target)
+            with written_beside(target) as part:
+                torch.save(stored, part)
         except (OSError, RuntimeError) as error:
             raise OutputError(
                 f"{target}: the training state cannot be written ({error}). Free some "
                 "space or choose another output folder, then run the command again"
             ) from error
+
+    def start_anew(self) -> None:
+        """Make room for a new state; a file that is no state is kept beside it."""
+        path = self.folder / STATE_NAME
+        if not path.exists():
+            return
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+            known = "optimisers" in stored and "average" in stored
+        except Exception:
+            known = False
+        if not known:
+            kept = set_aside(path)
+            logger.warning("%s is no training state; kept as %s", path, kept.name)
 
     def resume(self) -> bool:
         """Continue from the state in the folder; False if there is none.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.errors import OptionError, OutputError, WeightsError
 from napari_swin2sr.model.checkpoint import load_network, save_network
 from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.model.download import file_sha256
 from napari_swin2sr.model.zoo import resolve_model
+from napari_swin2sr.replace import rename_over, scratch_folder, write_bytes
 from napari_swin2sr.training.card import write_card
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.loop import MARGIN, Trainer, use_bfloat16
@@ -35,6 +38,12 @@ logger = logging.getLogger("napari_swin2sr")
 
 WORK_FOLDER = "training"
 """Sub-folder of the model folder with everything only training needs."""
+
+
+RECORD_NAME = "training.json"
+
+OUTPUTS = ("model.safetensors", "config.json", "README.md")
+"""What training writes into the model folder, besides its record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +110,10 @@ def train(
     ------
     Cancelled
         If it is stopped before training has begun.
+    OutputError
+        If the output folder has files of these names that training did not write.
     """
+    check_output(plan.output)
     if plan.options.threads is not None:
         torch.set_num_threads(plan.options.threads)
     device = pick_device(plan.device)
@@ -118,7 +130,9 @@ def train(
     report(_message(f"training on {kinds}; {len(images.skipped)} files left out"))
     work = plan.output / WORK_FOLDER
     trainer = Trainer(network, images, plan.options, work, device=device)
-    if not fresh and trainer.resume():
+    if fresh:
+        trainer.start_anew()
+    elif trainer.resume():
         report(_message(f"continuing at step {trainer.state.step}"))
     trainer.pool = _teacher_pool(
         plan, images, trainer.upscale, work, device, report, cancelled
@@ -240,8 +254,53 @@ def _write(plan: Plan, trainer: Trainer, images: ImageSet) -> Path:
         "bicubic": trainer.validation.bicubic,
         "history": trainer.state.history,
     }
-    folder = save_network(trainer.network, plan.output)
-    text = json.dumps(record, indent=1, default=str)
-    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
-    write_card(folder, record, trainer.network.config)
-    return folder
+    check_output(plan.output)
+    name, config = plan.output.resolve().name, trainer.network.config
+    with scratch_folder(plan.output / "model") as new:
+        save_network(trainer.network, new)
+        write_card(new, name, record, config)
+        # The hashes come first, and the old ones stay, so that after a kill at any
+        # moment all files are known as training's own.
+        record["written"] = {
+            file: sorted({*_hash(new / file), *_hash(plan.output / file)})
+            for file in OUTPUTS
+        }
+        text = json.dumps(record, indent=1, default=str) + "\n"
+        write_bytes(plan.output / RECORD_NAME, text.encode())
+        for file in OUTPUTS:
+            rename_over(new / file, plan.output / file)
+    return plan.output
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder in which training would replace what it has not written.
+
+    Raises
+    ------
+    OutputError
+        With the files that are in the way.
+    """
+    record, foreign = folder / RECORD_NAME, []
+    known: dict[str, set[str]] = {}
+    if os.path.lexists(record):
+        try:
+            written = json.loads(record.read_text(encoding="utf-8"))["written"]
+            known = {file: set(written[file]) for file in OUTPUTS}
+        except (OSError, ValueError, KeyError, TypeError):
+            foreign.append(RECORD_NAME)
+    foreign += [
+        file for file in OUTPUTS if not _hash(folder / file) <= known.get(file, set())
+    ]
+    if foreign:
+        raise OutputError(
+            f"{folder}: holds {', '.join(foreign)}, which training did not write or "
+            "somebody has changed since, and would replace. Move them away, or choose "
+            "another output folder"
+        )
+
+
+def _hash(path: Path) -> set[str]:
+    """Return the SHA-256 of a file; nothing if there is none."""
+    if not os.path.lexists(path):
+        return set()
+    return {file_sha256(path)} if path.is_file() else {"no file"}

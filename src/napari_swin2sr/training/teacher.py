@@ -10,6 +10,7 @@ import torch
 
 from napari_swin2sr.errors import Cancelled
 from napari_swin2sr.model.fast import prepare
+from napari_swin2sr.replace import written_beside
 from napari_swin2sr.training.data import turn
 from napari_swin2sr.training.degrade import downscale, rounded
 
@@ -70,10 +71,8 @@ class TeacherPool:
 
     def save(self, path: Path) -> None:
         """Write the pool, so that a resumed run need not compute it again."""
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
+        with written_beside(path) as part, part.open("wb") as file:
             np.savez(file, small=self.small, truth=self.truth, opinion=self.opinion)
-        part.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> TeacherPool:
