@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -30,8 +31,69 @@ from napari_swin2sr.replace import (
 )
 from napari_swin2sr.store import TileDone
 
+SOURCE = Path(__file__).parents[1] / "src" / "napari_swin2sr"
+HOME = SOURCE / "replace.py"
+FUNCTIONS = {
+    "os": {"remove", "unlink", "rename", "renames", "replace", "rmdir", "removedirs"},
+    "shutil": {"rmtree", "move"},
+}
+METHODS = {"unlink", "rename", "rmdir", "rmtree", "delete", "delete_dir"}
 OPTIONS = {"tile": 32, "value_range": (0.0, 65535.0)}
 RANDOM = "0123456789abcdef" * 2
+
+
+def dangerous(tree: ast.AST) -> list[int]:
+    """Lines that delete or replace files; `a.replace(b)` with one argument is one."""
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (
+            {alias.name for alias in node.names} & FUNCTIONS.get(node.module, set())
+        ):
+            lines.append(node.lineno)
+        if not isinstance(node, ast.Call):
+            continue
+        if any(
+            k.arg == "overwrite" and getattr(k.value, "value", None) is True
+            for k in node.keywords
+        ) and "create" in ast.unparse(node.func):
+            lines.append(node.lineno)  # Zarr empties what is there
+        if not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        one = len(node.args) == 1 and not node.keywords and owner != "dataclasses"
+        if (
+            name in METHODS
+            or name in FUNCTIONS.get(owner, ())
+            or (name == "replace" and one)
+        ):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_one_module_deletes_and_replaces():
+    found = {
+        str(path.relative_to(SOURCE)): dangerous(ast.parse(path.read_text("utf-8")))
+        for path in SOURCE.rglob("*.py")
+        if path != HOME
+    }
+    assert {name: lines for name, lines in found.items() if lines} == {}
+    assert len(dangerous(ast.parse(HOME.read_text("utf-8")))) > 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "shutil.rmtree(a)",
+        "os.replace(a, b)",
+        "path.replace(target)",
+        "path.unlink(missing_ok=True)",
+        "from os import remove",
+        "zarr.create_group(a, overwrite=True)",
+    ],
+)
+def test_the_walk_sees(line):
+    assert dangerous(ast.parse(line)) == [1]
+    assert not dangerous(ast.parse("text.replace('a', 'b'); options.replace(a=1)"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import uuid
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +32,7 @@ from napari_swin2sr.model.safe_read import (
 )
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 from napari_swin2sr.model.windows import MASKED, offset_tables
+from napari_swin2sr.replace import write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,8 +159,10 @@ def save_network(
     try:
         target.mkdir(parents=True, exist_ok=True)
         content = _in_order(safetensors.torch.save(state, texts))
-        _write(target / WEIGHTS_NAMES[0], content)
-        _write(target / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+        write_bytes(target / WEIGHTS_NAMES[0], content)
+        write_bytes(
+            target / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode()
+        )
     except OSError as error:
         reason = f"the model cannot be written there ({error.strerror or error})"
         advice = "Check rights and free space, or choose another folder."
@@ -297,20 +298,3 @@ def _check_values(state: dict[str, Tensor], path: Path) -> None:
         if not state[name].any():
             reason = f"{name} is zero everywhere, so the image has no effect"
             raise WeightsError(path, reason, _SUSPICIOUS)
-
-
-# -- writing -------------------------------------------------------------------------
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.replace import write_bytes
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -254,7 +255,7 @@ class Swin2SRConfig:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         file = target / CONFIG_NAME
-        file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_bytes(file, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
         return file
 
 

@@ -35,6 +35,7 @@ from napari_swin2sr.model.fast_cpu import (
     workers,
 )
 from napari_swin2sr.model.windows import shift_mask
+from napari_swin2sr.replace import written_beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -159,15 +160,13 @@ def _compiled(command: list[str], folder: Path) -> Path:
     target = folder / f"kernels-{key.hexdigest()[:24]}.so"
     if not target.exists():
         logger.info("compiling the CPU kernels, once on this machine: %s", target)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / "kernels.so"
+        with written_beside(target) as made:
             subprocess.run(
                 [*command, "-o", str(made)],
                 check=True,
                 capture_output=True,
                 timeout=300,
             )
-            made.replace(target)
     return target
 
 

@@ -16,6 +16,7 @@ import torch
 
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.model.config import CONFIG_NAME, Swin2SRConfig
+from napari_swin2sr.replace import write_bytes
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -188,7 +189,7 @@ class Swin2SRImageProcessor:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         file = target / PROCESSOR_NAME
-        file.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_bytes(file, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
         return file
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_swin2sr.errors import InputError, OutputError
+from napari_swin2sr.replace import written_beside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,8 @@ def write_sheet(path: Path, scores: Sequence[Score], rows: int = 12) -> Path:
             )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path)
+        with written_beside(path) as draft:
+            sheet.save(draft)
     except (OSError, ValueError) as error:
         raise OutputError(
             f"{path}: cannot write the picture sheet ({error})"
