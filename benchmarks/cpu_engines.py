@@ -18,9 +18,9 @@ import torch
 from peak import forget_peak, peak_megabytes
 from peers import of_spandrel, of_transformers
 
+from napari_swin2sr.engine.cpu_native import prepare_native
+from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-from napari_swin2sr.model.fast_cpu import CpuForward
-from napari_swin2sr.model.fast_native import prepare_native
 
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """(1, 3, H, W) float32 from 0 to 1 -> (1, 3, uH, uW) float32."""

@@ -22,10 +22,10 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from napari_swin2sr.bicubic import REACH, upscale_plane
-from napari_swin2sr.intensity import ValueRange
-from napari_swin2sr.model.upscaler import load_model
-from napari_swin2sr.sampling import median_bands
+from napari_swin2sr.engine.upscaler import load_model
+from napari_swin2sr.image.intensity import ValueRange
+from napari_swin2sr.image.resample import REACH, upscale_plane
+from napari_swin2sr.image.sampling import median_bands
 
 CROP = 48  # input px
 HALO = 8  # around a crop, so that its border is like its middle

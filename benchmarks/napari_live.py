@@ -24,10 +24,10 @@ from qtpy.QtCore import QTimer
 from qtpy.QtTest import QTest
 from skimage.data import camera
 
-from napari_swin2sr.model.handle import ModelHandle
+from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin import warmup
-from napari_swin2sr.plugin.live import add_live_layer, live_layers
+from napari_swin2sr.plugin.live.layer import add_live_layer, live_layers
 
 SIDE, CHUNK = 30_000, 2048
 

@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 
 import torch
 
-from napari_swin2sr.model.keys import is_derived, parameters
+from napari_swin2sr.weights.state_dict import is_derived, parameters
 
 if TYPE_CHECKING:
     from napari_swin2sr.model import Swin2SRForImageSuperResolution

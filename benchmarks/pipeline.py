@@ -43,7 +43,7 @@ from skimage import data
 import napari_swin2sr as nsr
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.upscaler import Upscaler
+    from napari_swin2sr.engine.upscaler import Upscaler
 
 MOST_GREY = 255
 CHUNK = 512

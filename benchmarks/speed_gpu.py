@@ -50,13 +50,10 @@ from peers import of_spandrel, of_transformers
 if "--selftest" in sys.argv and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
-from napari_swin2sr.model import (
-    Swin2SRConfig,
-    Swin2SRForImageSuperResolution,
-    fast_gpu,
-    transfer,
-)
-from napari_swin2sr.model.fast_gpu import GpuForward
+from napari_swin2sr.engine import cuda as fast_gpu
+from napari_swin2sr.engine import cuda_streams as transfer
+from napari_swin2sr.engine.cuda import GpuForward
+from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.upscale import as_image, prepare
 

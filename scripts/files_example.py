@@ -20,7 +20,7 @@ import tifffile
 import zarr
 
 import napari_swin2sr as nsr
-from napari_swin2sr.io import open_image
+from napari_swin2sr.formats import open_image
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs" / "images"

@@ -25,7 +25,7 @@ from qtpy.QtGui import QImage
 from qtpy.QtTest import QTest
 
 from napari_swin2sr.plugin import samples
-from napari_swin2sr.plugin.live import live_layers
+from napari_swin2sr.plugin.live.layer import live_layers
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY
 
 if TYPE_CHECKING:

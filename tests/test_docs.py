@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_swin2sr import cli
+from napari_swin2sr.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -123,7 +123,7 @@ def test_listing_models_and_asking_for_help_need_no_torch() -> None:
         import sys
         import napari_swin2sr as nsr
         nsr.list_models()
-        from napari_swin2sr.cli import main
+        from napari_swin2sr.cli.main import main
         try:
             main(["--help"])
         except SystemExit:

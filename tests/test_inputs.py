@@ -19,10 +19,10 @@ import pytest
 from hypothesis import strategies as st
 
 import napari_swin2sr as nsr
-from input_rows import ROWS, Row, pixels
+from helpers.bad_inputs import ROWS, Row, pixels
+from helpers.reference import whole_image
+from helpers.tiny import tiny_folder, tiny_net
 from napari_swin2sr.errors import FileError, InputError
-from reference import whole_image
-from tiny import tiny_folder, tiny_net
 
 
 @pytest.fixture(scope="session")

@@ -11,10 +11,10 @@ import pytest
 import skimage.data
 
 import napari_swin2sr as nsr
-from napari_swin2sr.model.checkpoint import load_network
-from napari_swin2sr.model.zoo import resolve_model
-from reference import whole_pass
-from shared import shared_path
+from helpers.reference import whole_pass
+from helpers.shared import shared_path
+from napari_swin2sr.weights.catalog import resolve_model
+from napari_swin2sr.weights.checkpoint import load_network
 
 logger = logging.getLogger(__name__)
 

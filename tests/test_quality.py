@@ -10,7 +10,7 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 import napari_swin2sr as nsr
-from shared import shared_path
+from helpers.shared import shared_path
 
 logger = logging.getLogger(__name__)
 

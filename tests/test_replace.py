@@ -13,11 +13,11 @@ import pytest
 import tifffile
 import zarr
 
-import stand_in
-from io_images import noise
-from napari_swin2sr import replace, upscale, upscale_file, work
+from helpers import stand_in
+from helpers.io_images import noise
+from napari_swin2sr import replace, upscale, upscale_file
 from napari_swin2sr.errors import OutputError
-from napari_swin2sr.io import open_image
+from napari_swin2sr.formats import open_image
 from napari_swin2sr.replace import (
     check_replaceable,
     discard_store,
@@ -29,7 +29,8 @@ from napari_swin2sr.replace import (
     undo_replacement,
     written_beside,
 )
-from napari_swin2sr.store import TileDone
+from napari_swin2sr.runs import job as work
+from napari_swin2sr.runs.runner import TileDone
 
 SOURCE = Path(__file__).parents[1] / "src" / "napari_swin2sr"
 HOME = SOURCE / "replace.py"

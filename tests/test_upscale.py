@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 import napari_swin2sr as nsr
-from input_rows import Bare, pixels
+from helpers.bad_inputs import Bare, pixels
+from helpers.tiny import tiny_folder
+from napari_swin2sr.engine.cpu_native import load_kernels
+from napari_swin2sr.engine.upscaler import Upscaler
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
-from napari_swin2sr.image import SpatialImage
-from napari_swin2sr.model.fast_native import load_kernels
-from napari_swin2sr.model.upscaler import Upscaler
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.upscale import as_image, prepare, provenance
-from tiny import tiny_folder
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import pytest
 import tifffile
 import zarr
 
-import stand_in
-from io_images import noise, smooth
-from napari_swin2sr import upscale, upscale_file, work
+from helpers import stand_in
+from helpers.io_images import noise, smooth
+from napari_swin2sr import upscale, upscale_file
 from napari_swin2sr.errors import (
     Cancelled,
     InputError,
@@ -23,8 +23,9 @@ from napari_swin2sr.errors import (
     Swin2SRError,
 )
 from napari_swin2sr.files import verify_file
-from napari_swin2sr.io import open_image
-from napari_swin2sr.store import RunFinished, RunStarted, TileDone
+from napari_swin2sr.formats import open_image
+from napari_swin2sr.runs import job as work
+from napari_swin2sr.runs.runner import RunFinished, RunStarted, TileDone
 
 RANGE = (0.0, 65535.0)
 
@@ -150,7 +151,7 @@ def test_the_tile_does_not_change_a_pixel(tmp_path, tile):
 @pytest.mark.parametrize("small", [True, False])
 def test_the_pyramid_is_made_of_block_means(tmp_path, monkeypatch, suffix, small):
     monkeypatch.setattr(work, "SMALL_RESULT_BYTES", 2**27 if small else 0)
-    from napari_swin2sr.io import blocks
+    from napari_swin2sr.formats import pyramid as blocks
 
     monkeypatch.setattr(blocks, "SMALLEST_LEVEL", 100)
     pixels = noise((2, 150, 203))
@@ -196,7 +197,7 @@ def test_provenance_is_recorded(tmp_path):
 
 
 def test_events_tell_every_stage(tmp_path, monkeypatch, in_store):
-    from napari_swin2sr.io import blocks
+    from napari_swin2sr.formats import pyramid as blocks
 
     monkeypatch.setattr(blocks, "SMALLEST_LEVEL", 100)
     source = tiff(tmp_path / "in.tif", noise((90, 90)), "YX")
@@ -323,7 +324,7 @@ class StopAfter:
 def test_a_cancelled_run_goes_on(tmp_path, monkeypatch, in_store, suffix, stage):
     if (suffix, stage) == (".ome.zarr", "export"):
         pytest.skip("an OME-Zarr needs no export")
-    from napari_swin2sr.io import blocks
+    from napari_swin2sr.formats import pyramid as blocks
 
     monkeypatch.setattr(blocks, "SMALLEST_LEVEL", 40)
     pixels = noise((150, 203))
@@ -517,7 +518,7 @@ def test_a_part_of_another_job_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ome_version", ["0.5", "0.4"])
 def test_a_flipped_bit_is_found_and_repaired(tmp_path, monkeypatch, ome_version):
-    from napari_swin2sr.io import blocks
+    from napari_swin2sr.formats import pyramid as blocks
 
     monkeypatch.setattr(blocks, "SMALLEST_LEVEL", 100)
     pixels = noise((100, 100))

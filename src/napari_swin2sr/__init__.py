@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from napari_swin2sr import errors
+    from napari_swin2sr.engine.upscaler import load_model
     from napari_swin2sr.files import upscale_file
-    from napari_swin2sr.model.upscaler import load_model
-    from napari_swin2sr.model.zoo import list_models
     from napari_swin2sr.options import UpscaleOptions
     from napari_swin2sr.upscale import apply
+    from napari_swin2sr.weights.catalog import list_models
 
     __version__: str
 

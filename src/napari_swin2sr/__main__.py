@@ -2,6 +2,6 @@
 
 import sys
 
-from napari_swin2sr.cli import main
+from napari_swin2sr.cli.main import main
 
 sys.exit(main())

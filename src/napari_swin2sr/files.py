@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_swin2sr import limits
 from napari_swin2sr.errors import Cancelled, OptionError, OutputError
-from napari_swin2sr.export import export
-from napari_swin2sr.io import open_image
-from napari_swin2sr.io.blocks import block_means, level_shapes
-from napari_swin2sr.io.formats import (
+from napari_swin2sr.formats import open_image
+from napari_swin2sr.formats.detect import (
     Kind,
     check_place,
     is_url,
     kind_of_target,
     local_path,
 )
-from napari_swin2sr.io.identity import sample_hash
-from napari_swin2sr.io.ome_zarr import ZARR_FORMAT, ome_attributes
+from napari_swin2sr.formats.ome_zarr import ZARR_FORMAT, ome_attributes
+from napari_swin2sr.formats.pyramid import block_means, level_shapes
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.replace import (
     discard_store,
     finish_replacement,
     replace_folder,
 )
-from napari_swin2sr.resume import finishing, locked
-from napari_swin2sr.store import (
+from napari_swin2sr.runs import resources as limits
+from napari_swin2sr.runs.export import export
+from napari_swin2sr.runs.fingerprint import sample_hash
+from napari_swin2sr.runs.job import Work
+from napari_swin2sr.runs.lock import finishing, locked
+from napari_swin2sr.runs.runner import (
     DEFAULT_WORKERS,
     CancelToken,
     Progress,
@@ -41,21 +42,20 @@ from napari_swin2sr.store import (
     check_part,
     run,
 )
-from napari_swin2sr.tile_job import (
+from napari_swin2sr.runs.tile_job import (
     Running,
     TileJob,
     damaged_tiles,
     existing_store,
 )
 from napari_swin2sr.upscale import as_image
-from napari_swin2sr.work import Work
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from napari_swin2sr.image import SpatialImage
-    from napari_swin2sr.io.tile_store import TileStore
+    from napari_swin2sr.image.record import SpatialImage
     from napari_swin2sr.options import Halo, RangeSpec
+    from napari_swin2sr.runs.tile_store import TileStore
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def upscale_file(
         cluster; the job that finishes last completes the file
     executor : any `concurrent.futures` executor to compute the tiles
     workers : tiles in work at once [4]
-    progress : called with each event of `napari_swin2sr.store`
+    progress : called with each event of `napari_swin2sr.runs.runner`
     cancel : when set, the run ends after the tiles in work
     verify : decode every finished tile and compare checksums; make damaged ones again
     series, level : which image, and which level of its pyramid, of the source

@@ -14,28 +14,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_swin2sr.axes import resolve_axes
+from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.errors import InputError, OptionError
-from napari_swin2sr.image import SpatialImage
-from napari_swin2sr.intensity import fit_ranges
-from napari_swin2sr.labelled import (
+from napari_swin2sr.image.axes import resolve_axes
+from napari_swin2sr.image.intensity import fit_ranges
+from napari_swin2sr.image.reading import check_dtype
+from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.image.sources import as_pixels
+from napari_swin2sr.image.xarray import (
     axes_of,
     from_dataarray,
     is_dataarray,
     like_dataarray,
 )
-from napari_swin2sr.lazy import LazyUpscaled
-from napari_swin2sr.limits import default_tile
-from napari_swin2sr.model.handle import ModelHandle
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.reading import check_dtype
-from napari_swin2sr.sources import as_pixels
-from napari_swin2sr.tiling import plan_tiles
+from napari_swin2sr.runs.resources import default_tile
+from napari_swin2sr.tiles.lazy import LazyUpscaled
+from napari_swin2sr.tiles.plan import plan_tiles
 
 if TYPE_CHECKING:
     import dask.array as da
 
-    from napari_swin2sr.axes import AxisLayout
+    from napari_swin2sr.image.axes import AxisLayout
     from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.options import Halo, RangeSpec
 
@@ -138,7 +138,7 @@ def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
     """
     options = UpscaleOptions() if options is None else options
     if isinstance(array, (str, os.PathLike)):
-        from napari_swin2sr.io import open_image
+        from napari_swin2sr.formats import open_image
 
         array = open_image(array, axes=options.axes, rgb=options.rgb)
     if isinstance(array, SpatialImage):

@@ -206,7 +206,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error():
 
 def test_a_name_stands_for_the_configuration_of_its_model():
     from napari_swin2sr.model import Swin2SRImageProcessor
-    from napari_swin2sr.model.zoo import resolve_model
+    from napari_swin2sr.weights.catalog import resolve_model
 
     expected = Swin2SRConfig.from_pretrained(resolve_model("default").path)
     assert Swin2SRConfig.from_pretrained("default") == expected

@@ -27,7 +27,7 @@ from napari_swin2sr.model.windows import (
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
-from golden import (
+from helpers.golden import (
     TOLERANCE,
     VARIANTS,
     make_config,

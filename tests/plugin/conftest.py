@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_swin2sr.image import SpatialImage
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.model.config import Swin2SRConfig
-from napari_swin2sr.plugin.resample import slices_at, tile_grid
+from napari_swin2sr.plugin.live.resample import slices_at, tile_grid
 
 os.environ.setdefault(
     "NAPARI_CONFIG", str(Path(tempfile.mkdtemp(prefix="napari-")) / "settings.yaml")
@@ -115,7 +115,7 @@ class FakeHandle:
 @pytest.fixture
 def fake_model(monkeypatch):
     """Let live layers repeat pixels; give the levels that they made, and a handle."""
-    from napari_swin2sr.plugin import live
+    from napari_swin2sr.plugin.live import layer as live
 
     made = []
 
@@ -152,7 +152,7 @@ def settle(wait_until):
     def wait():
         from qtpy.QtWidgets import QApplication
 
-        from napari_swin2sr.plugin.live import live_layers
+        from napari_swin2sr.plugin.live.layer import live_layers
 
         for _ in range(3):  # a refresh may ask for more
             end = time.monotonic() + 0.15
@@ -186,11 +186,11 @@ def no_progress_left():
 def fake_run(monkeypatch, fake_model):
     """Let runs repeat pixels in tiles of 16; count, delay or fail their tiles."""
     import napari_swin2sr.upscale
-    from napari_swin2sr.axes import resolve_axes
-    from napari_swin2sr.intensity import ValueRange
-    from napari_swin2sr.lazy import LazyUpscaled
+    from napari_swin2sr.image.axes import resolve_axes
+    from napari_swin2sr.image.intensity import ValueRange
     from napari_swin2sr.plugin import jobs
-    from napari_swin2sr.tiling import plan_tiles
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
+    from napari_swin2sr.tiles.plan import plan_tiles
 
     fake_model.calls = 0
     fake_model.threads = set()

@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin import widget as widget_module
-from napari_swin2sr.plugin.live import live_layers
+from napari_swin2sr.plugin.live.layer import live_layers
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, REGION
 from napari_swin2sr.plugin.placement import METADATA_KEY
 from napari_swin2sr.plugin.widget import SuperResolutionWidget
@@ -238,7 +238,7 @@ def test_following_the_view_keeps_one_preview(
 def test_every_error_reaches_the_person_and_run_works_again(
     viewer, widget, fake_run, finish, errors, error, monkeypatch
 ):
-    monkeypatch.setattr("napari_swin2sr.store._PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("napari_swin2sr.runs.runner._PAUSE_SECONDS", 0.01)
     viewer.add_image(PIXELS[:16, :16], name="a")
     fake_run.error = error
     finish(MEMORY)
@@ -334,7 +334,7 @@ def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
 
 
 def test_copy_as_command_line_is_the_exact_command(viewer, widget):
-    from napari_swin2sr import cli
+    from napari_swin2sr.cli import main as cli
 
     viewer.add_image(PIXELS, name="my cells")
     widget["mode"].value = DISK

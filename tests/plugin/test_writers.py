@@ -10,10 +10,10 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 from napari_swin2sr.errors import OutputError
-from napari_swin2sr.io import open_image
+from napari_swin2sr.formats import open_image
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.files import open_levels
-from napari_swin2sr.plugin.live import add_live_layer
+from napari_swin2sr.plugin.live.layer import add_live_layer
 from napari_swin2sr.plugin.writers import write_tiff, write_zarr
 
 PIXELS = (np.arange(1100 * 300).reshape(1100, 300) % 60000).astype(np.uint16)
@@ -115,7 +115,7 @@ def test_a_save_that_fails_leaves_the_old_image(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr("napari_swin2sr.io.tile_store.TileStore.complete", fail)
+    monkeypatch.setattr("napari_swin2sr.runs.tile_store.TileStore.complete", fail)
     with pytest.raises(OSError, match="no space left"):
         save(Image(255 - PIXELS), path)
     assert everything(tmp_path) == before

@@ -230,7 +230,7 @@ class Swin2SRConfig:
         """
         path = Path(name_or_path)
         if not path.exists():
-            from napari_swin2sr.model.zoo import resolve_model  # may download
+            from napari_swin2sr.weights.catalog import resolve_model  # may download
 
             resolved = resolve_model(str(name_or_path))
             if resolved.config is not None:

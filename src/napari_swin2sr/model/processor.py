@@ -149,7 +149,7 @@ class Swin2SRImageProcessor:
         """
         folder = Path(name_or_path)
         if not folder.exists():
-            from napari_swin2sr.model.zoo import resolve_model  # may download
+            from napari_swin2sr.weights.catalog import resolve_model  # may download
 
             resolved = resolve_model(str(name_or_path))
             if resolved.config is not None:

@@ -470,14 +470,14 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         WeightsError
             If the model cannot be found, downloaded, read or trusted.
         """
-        from napari_swin2sr.model.checkpoint import load_network
-        from napari_swin2sr.model.zoo import resolve_model
+        from napari_swin2sr.weights.catalog import resolve_model
+        from napari_swin2sr.weights.checkpoint import load_network
 
         found = resolve_model(str(name_or_path))
         return load_network(found.path, config or found.config, sha256=found.sha256)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder; return it."""
-        from napari_swin2sr.model.checkpoint import save_network
+        from napari_swin2sr.weights.checkpoint import save_network
 
         return save_network(self, folder)

@@ -9,9 +9,9 @@ from napari.utils.notifications import show_error
 
 from napari_swin2sr.errors import Swin2SRError
 from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.plugin.layer_source import refusal
 from napari_swin2sr.plugin.modes import LIVE, Request, job
 from napari_swin2sr.plugin.settings import current_settings
-from napari_swin2sr.plugin.source import refusal
 from napari_swin2sr.plugin.worker import Outcome, Run
 
 if TYPE_CHECKING:

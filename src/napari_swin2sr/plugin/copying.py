@@ -8,11 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from napari_swin2sr.axes import resolve_axes
-from napari_swin2sr.image import SpatialImage
-from napari_swin2sr.intensity import ValueRange
-from napari_swin2sr.reading import read_block
-from napari_swin2sr.tiling import plan_tiles
+from napari_swin2sr.image.axes import resolve_axes
+from napari_swin2sr.image.intensity import ValueRange
+from napari_swin2sr.image.reading import read_block
+from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.tiles.plan import plan_tiles
 
 
 class Copied:
@@ -62,9 +62,9 @@ def write_image(
         If the target cannot be written, must not be replaced, or is being written by
         another run.
     """
-    from napari_swin2sr.io.formats import Kind, kind_of_target
+    from napari_swin2sr.formats.detect import Kind, kind_of_target
     from napari_swin2sr.replace import check_replaceable
-    from napari_swin2sr.resume import locked
+    from napari_swin2sr.runs.lock import locked
 
     kind = kind_of_target(target)
     with locked(target):
@@ -78,16 +78,16 @@ def _write_alone(
     as_zarr: bool,
     progress: Callable[[object], None],
 ) -> None:
-    from napari_swin2sr.export import export
-    from napari_swin2sr.io.ome_zarr import ome_attributes
-    from napari_swin2sr.io.tile_store import stored_axes, stored_shape
+    from napari_swin2sr.formats.ome_zarr import ome_attributes
     from napari_swin2sr.replace import (
         discard_store,
         draft_of,
         remove_drafts,
         replace_folder,
     )
-    from napari_swin2sr.tile_job import Running, TileJob
+    from napari_swin2sr.runs.export import export
+    from napari_swin2sr.runs.tile_job import Running, TileJob
+    from napari_swin2sr.runs.tile_store import stored_axes, stored_shape
 
     remove_drafts(target)
     draft = draft_of(target)
@@ -124,7 +124,7 @@ def _write_alone(
 
 
 def _ranges(image: SpatialImage) -> tuple[ValueRange, ...]:
-    from napari_swin2sr.intensity import fit_ranges
+    from napari_swin2sr.image.intensity import fit_ranges
 
     layout = resolve_axes(image.shape, image.axes)
     source = image.data.source if isinstance(image.data, Copied) else image.data

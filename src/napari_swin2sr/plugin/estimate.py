@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_swin2sr.intensity import ValueRange
-from napari_swin2sr.lazy import LazyUpscaled
-from napari_swin2sr.limits import available_memory, default_tile, estimate
+from napari_swin2sr.image.intensity import ValueRange
 from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin.source import LayerSource
+from napari_swin2sr.plugin.layer_source import LayerSource
 from napari_swin2sr.plugin.worker import duration
-from napari_swin2sr.tiling import plan_tiles
+from napari_swin2sr.runs.resources import available_memory, default_tile, estimate
+from napari_swin2sr.tiles.lazy import LazyUpscaled
+from napari_swin2sr.tiles.plan import plan_tiles
 
 _SPEED: dict[tuple[str, str], float] = {}
 """Network input pixels per second that runs of this process have reached."""

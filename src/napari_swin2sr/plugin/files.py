@@ -34,7 +34,7 @@ def open_levels(path: Path, axes: str) -> list[Any]:
 def _level(path: Path, number: int, axes: str) -> Any:
     import dask.array as da
 
-    from napari_swin2sr.io import open_image
+    from napari_swin2sr.formats import open_image
 
     image = open_image(path, level=number, rgb=True if "S" in axes else None)
     chunks = getattr(image.data, "chunks", "auto")

@@ -17,9 +17,9 @@ from qtpy.QtWidgets import QLabel
 
 from napari_swin2sr.errors import OptionError
 from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.plugin.layer_source import guess_axes
 from napari_swin2sr.plugin.models import ModelChoice, model_choices
 from napari_swin2sr.plugin.settings import current_settings
-from napari_swin2sr.plugin.source import guess_axes
 
 if TYPE_CHECKING:
     from napari.layers import Image

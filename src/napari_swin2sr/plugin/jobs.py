@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_swin2sr.errors import Cancelled, MemoryLimitError
-from napari_swin2sr.image import SpatialImage
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.estimate import remember_speed
-from napari_swin2sr.plugin.tiles import Bounds
+from napari_swin2sr.plugin.live.tiles import Bounds
 from napari_swin2sr.plugin.worker import Report, Token
 
 if TYPE_CHECKING:
-    from napari_swin2sr.lazy import LazyUpscaled
-    from napari_swin2sr.model.handle import ModelHandle
+    from napari_swin2sr.engine.reference import ModelHandle
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,8 @@ def handle(options: UpscaleOptions) -> Callable[[Report, Token], ModelHandle]:
 
 def find_model(options: UpscaleOptions, report: Report, token: Token) -> ModelHandle:
     """Return the model, downloaded if it is not on this machine."""
-    from napari_swin2sr.model.handle import ModelHandle
-    from napari_swin2sr.model.zoo import resolve_model
+    from napari_swin2sr.engine.reference import ModelHandle
+    from napari_swin2sr.weights.catalog import resolve_model
 
     def downloading(done: int, total: int | None) -> None:
         if token.is_set():
@@ -142,7 +142,7 @@ def _run(
     report: Report,
     token: Token,
 ) -> Result:
-    from napari_swin2sr.store import run
+    from napari_swin2sr.runs.runner import run
     from napari_swin2sr.upscale import provenance
 
     start = time.monotonic()
@@ -217,7 +217,7 @@ class _Cropping:
 
 def _room_for(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array for the result, if it fits in memory."""
-    from napari_swin2sr.limits import available_memory
+    from napari_swin2sr.runs.resources import available_memory
 
     needed = math.prod(shape) * dtype.itemsize
     free = available_memory()

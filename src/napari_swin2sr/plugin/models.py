@@ -33,7 +33,7 @@ class ModelChoice:
 
 def model_choices() -> list[ModelChoice]:
     """Return the named models, then those of the folder in the preferences."""
-    from napari_swin2sr.model.zoo import list_models
+    from napari_swin2sr.weights.catalog import list_models
 
     choices = []
     for info in list_models():

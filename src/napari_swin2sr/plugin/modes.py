@@ -13,11 +13,11 @@ from napari_swin2sr.errors import InputError
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin import jobs
 from napari_swin2sr.plugin.files import open_levels
-from napari_swin2sr.plugin.live import add_live_layer
+from napari_swin2sr.plugin.layer_source import LayerSource, layer_source, spatial_image
+from napari_swin2sr.plugin.live.layer import add_live_layer
+from napari_swin2sr.plugin.live.visible import visible_region
 from napari_swin2sr.plugin.placement import free_name, layer_keywords
 from napari_swin2sr.plugin.provenance import provenance
-from napari_swin2sr.plugin.source import LayerSource, layer_source, spatial_image
-from napari_swin2sr.plugin.visible import visible_region
 from napari_swin2sr.plugin.worker import Job
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin.source import LayerSource
+from napari_swin2sr.plugin.layer_source import LayerSource
 
 if TYPE_CHECKING:
     from napari.layers import Image
 
-    from napari_swin2sr.model.handle import ModelHandle
+    from napari_swin2sr.engine.reference import ModelHandle
 
 _DEFAULTS = UpscaleOptions()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_swin2sr.plugin.tiles import TileCache
+from napari_swin2sr.plugin.live.tiles import TileCache
 
 PLUGIN = "napari-swin2sr"
 

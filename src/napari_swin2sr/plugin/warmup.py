@@ -23,7 +23,7 @@ def warm_up() -> None:
 
 def _load() -> None:
     try:
-        from napari_swin2sr.model.upscaler import load_model
+        from napari_swin2sr.engine.upscaler import load_model
 
         load_model("default")
     except Exception:  # the run itself will say what is wrong

@@ -23,11 +23,11 @@ from qtpy.QtWidgets import QApplication
 from napari_swin2sr.errors import Swin2SRError
 from napari_swin2sr.plugin.estimate import forecast
 from napari_swin2sr.plugin.form import OptionsForm, narrow, note
+from napari_swin2sr.plugin.layer_source import layer_source, refusal
+from napari_swin2sr.plugin.live.visible import camera_of
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, MODES, REGION, Request, job
 from napari_swin2sr.plugin.placement import METADATA_KEY
 from napari_swin2sr.plugin.provenance import as_command_line, as_python
-from napari_swin2sr.plugin.source import layer_source, refusal
-from napari_swin2sr.plugin.visible import camera_of
 from napari_swin2sr.plugin.warmup import warm_up
 from napari_swin2sr.plugin.worker import Outcome, Run, State
 

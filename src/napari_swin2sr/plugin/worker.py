@@ -19,8 +19,8 @@ from napari.qt.threading import create_worker
 from napari.utils.progress import cancelable_progress
 
 from napari_swin2sr.errors import Cancelled
-from napari_swin2sr.plugin.mailbox import posted
-from napari_swin2sr.store import RunStarted, TileDone
+from napari_swin2sr.plugin.main_thread import posted
+from napari_swin2sr.runs.runner import RunStarted, TileDone
 
 logger = logging.getLogger("napari_swin2sr")
 
@@ -54,7 +54,7 @@ class Job:
     Attributes
     ----------
     title : what people read while it runs
-    work : runs in the worker thread; takes a reporter of `napari_swin2sr.store` events
+    work : runs in the worker thread; takes a reporter of `napari_swin2sr.runs.runner` events
         (or of texts) and a token; must not touch layers or Qt
     done : takes the result of `work` on the main thread
     """

@@ -11,11 +11,11 @@ from napari.layers import Image
 from napari.utils.notifications import show_warning
 from napari.utils.progress import progress as napari_progress
 
-from napari_swin2sr.image import SpatialImage
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.plugin.copying import Copied, write_image
-from napari_swin2sr.plugin.live import exact_result
-from napari_swin2sr.plugin.source import layer_source, spatial_image
-from napari_swin2sr.store import RunStarted, TileDone
+from napari_swin2sr.plugin.layer_source import layer_source, spatial_image
+from napari_swin2sr.plugin.live.layer import exact_result
+from napari_swin2sr.runs.runner import RunStarted, TileDone
 
 _KNOWN = ("name", "rgb", "axis_labels", "multiscale")
 _TRANSFORM = ("scale", "translate", "units", "rotate", "shear", "affine")

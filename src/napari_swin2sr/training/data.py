@@ -137,7 +137,7 @@ def read_sources(path: Path, kind: str, min_size: int) -> list[Source]:
 
 def _read_stack(path: Path) -> tuple[NDArray[np.generic], bool]:
     """Return (N, C, H, W) and whether C is RGB."""
-    from napari_swin2sr.io import open_image
+    from napari_swin2sr.formats import open_image
 
     image = open_image(path)
     pixels = np.asarray(image.data[(slice(None),) * len(image.shape)])

@@ -137,7 +137,7 @@ def evaluate(
 
 def common_upscale(methods: Sequence[str]) -> int:
     """Return the factor that all models among the methods share."""
-    from napari_swin2sr.model.handle import ModelHandle
+    from napari_swin2sr.engine.reference import ModelHandle
 
     factors = {
         method: ModelHandle.open(method, "cpu", "auto").upscale

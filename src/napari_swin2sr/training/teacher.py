@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from napari_swin2sr.engine.backends import prepare
 from napari_swin2sr.errors import Cancelled
-from napari_swin2sr.model.fast import prepare
 from napari_swin2sr.replace import written_beside
 from napari_swin2sr.training.data import turn
 from napari_swin2sr.training.degrade import downscale, rounded

@@ -1,0 +1,437 @@
+"""The fast path on the CPU where a C compiler is at hand: see `fast_cpu.c`.
+
+The kernels are compiled once per machine for its own instruction set, kept in the
+user's cache, and checked on the network's own result before they are used. Without a
+compiler, for other windows than 8 pixels, or if anything goes wrong, the path of
+`fast_cpu` serves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_swin2sr.engine.cpu_torch import (
+    LOG2E,
+    CpuForward,
+    Map,
+    merge_convolutions,
+    workers,
+)
+from napari_swin2sr.model.windows import shift_mask
+from napari_swin2sr.replace import written_beside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from napari_swin2sr.model.swin2sr import (
+        Dense,
+        Layer,
+        Projection,
+        Swin2SRForImageSuperResolution,
+        WindowAttention,
+    )
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("fast_cpu.c")
+
+FLAGS = (
+    *("-O3", "-std=gnu11", "-shared", "-fPIC"),
+    *("-ffp-contract=fast", "-fno-math-errno"),
+)
+"""IEEE arithmetic, except that a product and a sum may be joined."""
+
+SWITCH = "NAPARI_SWIN2SR_NATIVE"
+"""Environment variable; `0` keeps the compiler out of it."""
+
+WINDOW, BLOCK = 8, 4
+"""The window that the kernels are written for, and the blocks that it is made of."""
+
+WINDOWS_PER_TASK = 16
+"""So few that threads end together, so many that a task is worth its overhead."""
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
+"""Largest difference that the check after loading allows; results are about 0 to 1."""
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("channels", "heads", "hidden", "shift")),
+        ("epsilon", ctypes.c_float),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                *("scale", "position", "mask", "qkv", "project", "expand", "reduce"),
+                *("qkv_bias", "project_bias", "expand_bias", "reduce_bias"),
+                *("norm1", "norm2"),
+            )
+        ),
+    )
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        ("channels", ctypes.c_int),
+        ("epsilon", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("a", "bias", "norm")),
+    )
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("in_channels", "out_channels")),
+        ("slope", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("a", "bias")),
+    )
+
+
+class _Grid(ctypes.Structure):
+    _fields_ = (("tall", ctypes.c_int), ("wide", ctypes.c_int))
+
+
+# -- compiling -----------------------------------------------------------------------
+
+
+@functools.cache
+def load_kernels(precision: str) -> ctypes.CDLL | None:
+    """Return the kernels for "fp32" or "bf16", compiled if needed, if possible."""
+    compiler = find_compiler()
+    if compiler is None or (precision == "bf16" and not has_bfloat16()):
+        return None
+    half = ("-DHALF",) if precision == "bf16" else ()
+    native = "-mcpu=native" if platform.machine() == "arm64" else "-march=native"
+    command = [compiler, *FLAGS, native, *half, str(SOURCE), "-lm"]
+    try:
+        with _cache_folder() as folder:
+            return ctypes.CDLL(str(_compiled(command, folder)))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("the CPU kernels cannot be compiled (%s); going without", error)
+        return None
+
+
+def find_compiler() -> str | None:
+    """Return a C compiler that understands the source, if there is one."""
+    if os.environ.get(SWITCH) == "0" or sys.platform == "win32":
+        return None
+    names = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 (AVX-512 BF16)."""
+    return "avx512_bf16" in _processor() or "avx512bf16" in _processor()
+
+
+@functools.cache
+def _processor() -> str:
+    """Describe the processor: kernels compiled for another one must not be run."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text(errors="replace").split("\n\n")[0].splitlines()
+        words = ("model name", "flags", "Features", "CPU part")
+        return "\n".join(line for line in lines if line.startswith(words))
+    return f"{platform.machine()} {platform.processor()} {platform.version()}"
+
+
+def _compiled(command: list[str], folder: Path) -> Path:
+    """Return the library that a command makes, from the folder if it is there."""
+    version = subprocess.run(
+        [command[0], "--version"], check=True, capture_output=True, timeout=60
+    ).stdout
+    key = hashlib.sha256(SOURCE.read_bytes() + version)
+    key.update("\n".join([*command[:-2], _processor()]).encode())
+    target = folder / f"kernels-{key.hexdigest()[:24]}.so"
+    if not target.exists():
+        logger.info("compiling the CPU kernels, once on this machine: %s", target)
+        with written_beside(target) as made:
+            subprocess.run(
+                [*command, "-o", str(made)],
+                check=True,
+                capture_output=True,
+                timeout=300,
+            )
+    return target
+
+
+@contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """Give a folder that only this user can write to; else one for the time being."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "napari-swin2sr"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = folder.stat()
+        private = found.st_uid == os.getuid() and not found.st_mode & 0o022
+        usable = private and os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if usable:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="napari-swin2sr-") as temporary:
+        yield Path(temporary)
+
+
+# -- packing -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel with its weights: call it with the grid, addresses, first and last."""
+
+    function: Callable[..., int]
+    weights: ctypes.Structure
+    tensors: tuple[Tensor, ...]  # what the addresses in `weights` belong to
+
+    @classmethod
+    def of(cls, function: Any, kind: Any, numbers: Any, **tensors: Tensor) -> Kernel:
+        """Bind weights to a kernel."""
+        held = {k: v.contiguous().clone() for k, v in tensors.items()}
+        addresses = {k: v.data_ptr() for k, v in held.items()}
+        return cls(function, kind(**numbers, **addresses), tuple(held.values()))
+
+
+class Packer:
+    """Weights in the form that the kernels of one precision take."""
+
+    def __init__(self, kernels: ctypes.CDLL, precision: str) -> None:
+        self.kernels, self.half = kernels, precision == "bf16"
+        pixels = torch.arange(WINDOW**2).view(2, BLOCK, 2, BLOCK)
+        self.order = pixels.permute(0, 2, 1, 3).flatten()  # of a window's four blocks
+        mask = shift_mask(2 * WINDOW, 2 * WINDOW, WINDOW, BLOCK, torch.ones(1))
+        self.mask = LOG2E * self.reordered(mask.squeeze(1))
+
+    def reordered(self, x: Tensor) -> Tensor:
+        """Bring (..., keys, queries) from lines of a window to blocks."""
+        return x[..., self.order, :][..., self.order]
+
+    def operand(self, weight: Tensor) -> Tensor:
+        """Return weights with the summed axis last, in pairs of bfloat16 if half."""
+        if not self.half:
+            return weight
+        return F.pad(weight, (0, weight.shape[-1] % 2)).to(torch.bfloat16)
+
+    def layer(self, layer: Layer) -> Kernel:
+        """Pack a transformer layer."""
+        attention = cast("WindowAttention", layer.attention["self"])
+        heads, dim = attention.heads, attention.query.in_features
+        linears = (attention.query, attention.key, attention.value)
+        zeros = torch.zeros(dim)
+
+        def per_head(parts: Iterable[Tensor]) -> Tensor:
+            return torch.stack([x.unflatten(0, (heads, -1)) for x in parts], 1)
+
+        biases = [zeros if m.bias is None else m.bias for m in linears]
+        project = cast("Dense", layer.attention["output"]).dense
+        expand, reduce = layer.intermediate.dense, layer.output.dense
+        position = attention.position_bias().mT  # (heads, keys, queries)
+        numbers = {
+            "channels": dim,
+            "heads": heads,
+            "hidden": expand.out_features,
+            "shift": int(layer.shift > 0),
+            "epsilon": layer.layernorm_before.eps,
+        }
+        return Kernel.of(
+            self.kernels.swin_layer,
+            _Layer,
+            numbers,
+            scale=LOG2E * attention.scale().flatten(),
+            position=LOG2E * self.reordered(position),
+            mask=self.mask,
+            qkv=self.operand(per_head([m.weight for m in linears])),
+            project=self.operand(project.weight),
+            expand=self.operand(expand.weight),
+            reduce=self.operand(reduce.weight),
+            qkv_bias=per_head(biases),
+            project_bias=project.bias,
+            expand_bias=expand.bias,
+            reduce_bias=reduce.bias,
+            norm1=norm_weights(layer.layernorm_before),
+            norm2=norm_weights(layer.layernorm_after),
+        )
+
+    def convolution(self, conv: nn.Conv2d, slope: float = 1.0) -> Kernel:
+        """Pack a 3x3 convolution, or a 1x1 one as its centre."""
+        weight = conv.weight
+        if weight.shape[-1] == 1:
+            weight = F.pad(weight, (1, 1, 1, 1))
+        assert conv.bias is not None
+        return Kernel.of(
+            self.kernels.swin_convolution,
+            _Convolution,
+            {
+                "in_channels": conv.in_channels,
+                "out_channels": conv.out_channels,
+                "slope": slope,
+            },
+            a=self.operand(weight.permute(2, 3, 0, 1)),
+            bias=conv.bias,
+        )
+
+    def norm(self, norm: nn.LayerNorm, before: nn.Conv2d | None = None) -> Kernel:
+        """Pack a layer norm, and the 1x1 convolution before it if there is one."""
+        linear = {}
+        if before is not None:
+            assert before.bias is not None
+            linear = {"a": self.operand(before.weight[:, :, 0, 0]), "bias": before.bias}
+        numbers = {"channels": norm.weight.numel(), "epsilon": norm.eps}
+        return Kernel.of(
+            self.kernels.swin_norm, _Norm, numbers, norm=norm_weights(norm), **linear
+        )
+
+    def residual(self, module: nn.Module, then: nn.Conv2d | None) -> list[Kernel]:
+        """Pack the convolutions before a residual connection, and a 1x1 one after."""
+        convs = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        if then is not None:
+            convs[-1] = merge_convolutions(convs[-1], then)
+        first = [self.convolution(conv, slope=0.2) for conv in convs[:-1]]
+        return [*first, self.convolution(convs[-1])]
+
+
+def norm_weights(norm: nn.LayerNorm) -> Tensor:
+    """Return gain and bias of a layer norm, (2, C)."""
+    return torch.stack((norm.weight, norm.bias))
+
+
+# -- running -------------------------------------------------------------------------
+
+
+class Runner:
+    """Runs kernels on the images of one size, in the threads that it is given."""
+
+    def __init__(self, run_all: Map, images: int, height: int, width: int) -> None:
+        self.run_all, self.images = run_all, images
+        self.grid = _Grid(height // WINDOW, width // WINDOW)
+
+    def empty(self, channels: int) -> Tensor:
+        """Return room for features in blocks: (N, H / 4, W / 4, C, 16)."""
+        shape = (self.images, 2 * self.grid.tall, 2 * self.grid.wide)
+        return torch.empty((*shape, channels, BLOCK**2))
+
+    def __call__(self, kernel: Kernel, *features: Tensor | None) -> None:
+        """Run a kernel on all windows; its result goes to the last of the features."""
+        places = [
+            ctypes.c_void_p(None if x is None else x.data_ptr()) for x in features
+        ]
+        total = self.images * self.grid.tall * self.grid.wide
+
+        def run(first: int) -> int:
+            last = min(first + WINDOWS_PER_TASK, total)
+            return kernel.function(
+                ctypes.byref(kernel.weights),
+                ctypes.byref(self.grid),
+                *places,
+                ctypes.c_long(first),
+                ctypes.c_long(last),
+            )
+
+        if any(list(self.run_all(run, range(0, total, WINDOWS_PER_TASK)))):
+            raise MemoryError("out of memory in the CPU kernels")
+
+    def chain(self, kernels: list[Kernel], x: Tensor, add: Tensor, out: Tensor) -> None:
+        """Run convolutions one after the other, and add to the last one's result."""
+        for kernel in kernels[:-1]:
+            y = self.empty(cast("_Convolution", kernel.weights).out_channels)
+            self(kernel, x, None, y)
+            x = y
+        self(kernels[-1], x, add, out)
+
+
+class NativeForward(CpuForward):
+    """A network for the compiled kernels; see `prepare_native`.
+
+    Parameters
+    ----------
+    net : the network, with windows of 8 pixels; it is copied
+    kernels : for float32, and for the products inside the transformer
+    """
+
+    def __init__(
+        self,
+        net: Swin2SRForImageSuperResolution,
+        kernels: dict[str, ctypes.CDLL],
+        precision: str,
+    ) -> None:
+        self.exact = Packer(kernels["fp32"], "fp32")
+        self.inner = Packer(kernels[precision], precision)
+        super().__init__(net)
+
+    def pack(self, half: torch.dtype) -> None:
+        """Pack all weights but the head's."""
+        body, exact, inner = self.net.swin2sr, self.exact, self.inner
+        embedding = cast("Projection", body.embeddings["patch_embeddings"])
+        assert embedding.layernorm is not None
+        self.first = exact.convolution(body.first_convolution)
+        self.embed = exact.norm(embedding.layernorm, embedding.projection)
+        self.packed = [
+            (
+                [inner.layer(cast("Layer", layer)) for layer in stage.layers],
+                inner.residual(stage.conv, stage.patch_embed.projection),
+            )
+            for stage in cast("Any", body.encoder.stages)
+        ]
+        self.last_norm = exact.norm(body.layernorm)
+        self.after_body = exact.residual(body.conv_after_body, None)
+
+    def run_body(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels (N, channels, H, W) into the head's input."""
+        images, channels, height, width = pixels.shape
+        blocks = pixels.view(images, channels, height // BLOCK, BLOCK, -1, BLOCK)
+        blocks = blocks.permute(0, 2, 4, 1, 3, 5).contiguous()
+        dim = self.net.config.embed_dim
+        with workers(torch.get_num_threads()) as run_all:
+            run = Runner(run_all, images, height, width)
+            shallow, stream, other = run.empty(dim), run.empty(dim), run.empty(dim)
+            run(self.first, blocks, None, shallow)
+            run(self.embed, shallow, stream)
+            for layers, convolutions in self.packed:
+                source = stream
+                for layer in layers:
+                    run(layer, source, other)
+                    source = other
+                run.chain(convolutions, source, stream, stream)
+            run(self.last_norm, stream, stream)
+            run.chain(self.after_body, stream, shallow, other)
+        del shallow, stream
+        blocks = other.view(images, height // BLOCK, width // BLOCK, dim, BLOCK, BLOCK)
+        return blocks.permute(0, 3, 1, 4, 2, 5).reshape(images, dim, height, width)
+
+
+def prepare_native(
+    net: Swin2SRForImageSuperResolution, precision: str
+) -> NativeForward | None:
+    """Return a network for the compiled kernels, if they serve it and are right."""
+    config = net.config
+    if config.window_size != WINDOW or config.attention_window != WINDOW:
+        return None
+    kernels = {name: load_kernels(name) for name in {"fp32", precision}}
+    found = {name: library for name, library in kernels.items() if library is not None}
+    if len(found) < len(kernels):
+        return None
+    forward = NativeForward(net, found, precision)
+    ramp = torch.linspace(0, 1, 4 * WINDOW**2).reshape(1, 1, 2 * WINDOW, 2 * WINDOW)
+    with torch.inference_mode():
+        expected = forward.net.upscale_tile(ramp)
+        error = (forward(ramp) - expected).abs().max()
+    if error <= TOLERANCE[precision] * max(1.0, expected.abs().max().item()):
+        return forward
+    logger.warning("the CPU kernels are off by %s here; going without", float(error))
+    return None

@@ -1,0 +1,408 @@
+"""Run a network on tiles: device, precision, one at a time, memory limits."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.cuda_streams import run_on_cuda
+from napari_swin2sr.engine.splitting import Cut, cuts
+from napari_swin2sr.errors import (
+    InferenceError,
+    InputError,
+    MemoryLimitError,
+    OptionError,
+)
+from napari_swin2sr.options import check_precision
+from napari_swin2sr.weights.catalog import resolve_model
+from napari_swin2sr.weights.checkpoint import load_network
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.weights.catalog import ResolvedModel
+
+Forward: TypeAlias = Callable[["Tensor"], "Tensor"]
+
+logger = logging.getLogger(__name__)
+
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "ALLOC_FAILED",
+    "could not create a primitive",  # all that oneDNN says when it cannot allocate
+    "bad_alloc",
+    "can't start new thread",
+)
+_SELF_TEST_TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 1e-2}
+
+_device_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+_first_run_in: int | None = None  # process id
+_loaded: dict[tuple[object, ...], Upscaler] = {}
+_loading = threading.Lock()
+
+
+class Upscaler:
+    """A loaded network that turns tiles into super-resolved tiles.
+
+    It may be called from many threads at once: forwards on the same device wait
+    for each other (on CUDA the next tile is copied meanwhile), and the network keeps
+    no state between them.
+
+    Parameters
+    ----------
+    net : the network, in evaluation mode
+    device : "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:N" or "mps"
+    precision : "auto" and "fp32" compute in float32. "bf16" and "fp16" keep input,
+        first convolution, residual stream, logits and head in float32, and only the
+        products inside the transformer in 16 bits.
+    name : what messages call the model
+
+    Attributes
+    ----------
+    device : torch.device in use
+    precision : "fp32", "bf16" or "fp16"
+    config : Swin2SRConfig of the network
+    upscale : output pixels per input pixel and side
+    window_size : tiles have sides that are multiples of this [input px]
+
+    Raises
+    ------
+    OptionError
+        If the device does not exist, or the precision makes no sense on it.
+    InferenceError
+        If a device that was asked for by name computes wrong numbers.
+    """
+
+    def __init__(
+        self,
+        net: Swin2SRForImageSuperResolution,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        *,
+        name: str = "",
+    ) -> None:
+        self.name = name or type(net).__name__
+        self.config: Swin2SRConfig = net.config
+        self.upscale: int = net.config.upscale
+        self.window_size: int = net.config.window_size
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self._net = net
+        self._forward_fp32: Forward | None = None
+        self._too_big: float = float("inf")  # pixels per forward that did not fit
+        self._warned = False
+        self._forward = self._prepare_on_trusted_device(may_fall_back=device == "auto")
+
+    def __repr__(self) -> str:
+        return (
+            f"Upscaler({self.name!r}, x{self.upscale}, {self.device}, {self.precision})"
+        )
+
+    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Super-resolve a batch of tiles; nothing is padded, cropped or clipped.
+
+        Parameters
+        ----------
+        tiles : (N, C, H, W) float32; dark is 0.0 and bright is at most 1.0, and
+            values outside are allowed; C is 3 (RGB) or 1 (grey); H and W are
+            multiples of `window_size` [input px]. Not modified.
+
+        Returns
+        -------
+        (N, C, upscale * H, upscale * W) float32 in the same value range, a new array
+
+        Raises
+        ------
+        InputError
+            If the shape is none of those.
+        MemoryLimitError
+            If the tiles do not fit in memory, however they are cut.
+        InferenceError
+            If the network fails, or gives NaN or Inf for finite tiles.
+        """
+        _check_tiles(tiles, self.window_size, self.config.num_channels)
+        n, c, height, width = tiles.shape
+        u = self.upscale
+        if tiles.size == 0:
+            return np.empty((n, c, u * height, u * width), np.float32)
+        x = torch.from_numpy(np.require(tiles, np.float32, ["C", "W"]))
+        y = self._within_memory(x, self._forward)
+        if not _is_finite(y) and _is_finite(x):
+            y = self._in_full_precision(x)
+        result: NDArray[np.float32] = y.numpy()
+        return result
+
+    # -- precision ---------------------------------------------------------------
+
+    def _in_full_precision(self, x: Tensor) -> Tensor:
+        """Repeat a forward that overflowed, in float32."""
+        if self.precision != "fp32":
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"model {self.name}: a tile overflowed in {self.precision} and was "
+                    "computed again in float32; so will others be. "
+                    "precision='fp32' avoids the detour",
+                    stacklevel=3,
+                )
+            if self._forward_fp32 is None:
+                self._forward_fp32 = prepare(self._net, self.device, "fp32")
+            y = self._within_memory(x, self._forward_fp32)
+            if _is_finite(y):
+                return y
+        raise InferenceError(
+            f"model {self.name} gives numbers that are not finite for a finite tile of "
+            f"values {x.min():.4g} to {x.max():.4g}, even in float32. Set value_range "
+            "so that the image lies between 0 and 1, or choose another model"
+        )
+
+    # -- memory ------------------------------------------------------------------
+
+    def _within_memory(self, x: Tensor, forward: Forward) -> Tensor:
+        """Run a batch whole if it fits, else in smaller batches, else in pieces."""
+        n, _, height, width = x.shape
+        ways = list(
+            cuts(
+                n,
+                (height, width),
+                window=self.window_size,
+                halo=self.config.exact_halo,
+                upscale=self.upscale,
+            )
+        )
+        for cut in [way for way in ways if way.pixels < self._too_big] or ways[-1:]:
+            y = self._attempt(x, cut, forward)
+            if y is not None:
+                return y
+            _free_memory(self.device)
+            if self._too_big == float("inf"):
+                logger.warning(
+                    "%s: no memory on %s for %d x %d x %d pixels at once; going on in "
+                    "smaller pieces (same pixels, slower). A smaller tile avoids this",
+                    *(self.name, self.device, cut.batch, *cut.piece_shape),
+                )
+            self._too_big = min(self._too_big, cut.pixels)
+        raise MemoryLimitError(
+            f"a tile of {height} x {width} px does not fit in the memory of "
+            f"{self.device}, even in pieces of {' x '.join(map(str, cut.piece_shape))} "
+            "px. Choose a smaller tile and halo, a smaller model or device='cpu', or "
+            "close other programs"
+        )
+
+    def _attempt(self, x: Tensor, cut: Cut, forward: Forward) -> Tensor | None:
+        """Return the result, or None if memory ran out.
+
+        The exception, and with it the frames that hold tensors, is gone when this
+        returns; retrying inside the except block would keep them alive.
+        """
+        try:
+            return self._run_cut(x, cut, forward)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise InferenceError(
+                    f"model {self.name} failed on {self.device} with a batch of shape "
+                    f"{tuple(x.shape)}: {error}"
+                ) from error
+        return None
+
+    def _run_cut(self, x: Tensor, cut: Cut, forward: Forward) -> Tensor:
+        n, plan = len(x), cut.plan
+        if cut.batch == n and len(plan) == 1:
+            return self._run(x, forward)
+        channels = 1 if x.shape[1] == 1 else self.config.num_channels_out
+        out = torch.empty((n, channels, *plan.output_shape))
+        for first in range(0, n, cut.batch):
+            batch = slice(first, first + cut.batch)
+            for piece in plan:
+                y = self._run(x[(batch, ..., *piece.read.slices)], forward)
+                out[(batch, ..., *piece.write.slices)] = y[(..., *piece.crop)]
+        return out
+
+    def _run(self, x: Tensor, forward: Forward) -> Tensor:
+        """One forward; gradient and autocast states belong to the calling thread."""
+        global _first_run_in
+        _refuse_fork()
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, enabled=False),
+        ):
+            _first_run_in = os.getpid()
+            if self.device.type == "cuda":
+                return run_on_cuda(x, forward, self.device)
+            with _device_locks[str(self.device)]:
+                return forward(x.to(self.device).contiguous()).float().cpu()
+
+    # -- device ------------------------------------------------------------------
+
+    def _prepare_on_trusted_device(self, *, may_fall_back: bool) -> Forward:
+        """Prepare the network, and compare a small tile with the CPU."""
+        if self.device.type == "cpu":
+            return prepare(self._net, self.device, self.precision)
+        cpu = torch.device("cpu")
+        side = 4 * self.window_size
+        x = torch.linspace(0, 1, side**2).reshape(1, 1, side, side)
+        x = x.expand(-1, self.config.num_channels, -1, -1)
+        with torch.inference_mode():
+            expected = prepare(self._net, cpu, "fp32")(x)
+        try:
+            forward = prepare(self._net, self.device, self.precision)
+            error = float((self._run(x, forward) - expected).abs().max())
+            if error <= _SELF_TEST_TOLERANCE[self.precision]:
+                return forward
+            problem = f"its result for a test tile is wrong by {error:.2g}"
+        except (RuntimeError, AssertionError) as failure:
+            problem = f"it failed on a test tile: {failure}"
+        if not may_fall_back:
+            raise InferenceError(
+                f"device {self.device} cannot be trusted: {problem}. Use device='cpu', "
+                "or update PyTorch and the driver"
+            )
+        warnings.warn(
+            f"device {self.device} is not used: {problem}. Going on with the CPU",
+            stacklevel=4,
+        )
+        self.device = cpu
+        self.precision = choose_precision("auto", cpu)
+        return prepare(self._net, cpu, self.precision)
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str] = "default",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Upscaler:
+    """Load a model once per process; later calls return the same object.
+
+    Parameters
+    ----------
+    name_or_path : a name of `list_models()`, a folder or a weight file
+    device, precision : as for `Upscaler`
+
+    Returns
+    -------
+    Upscaler, callable on tiles of shape (N, C, H, W)
+
+    Raises
+    ------
+    WeightsError
+        If the model cannot be found, downloaded, read or trusted.
+    OptionError
+        If the device does not exist, or the precision makes no sense on it.
+    """
+    resolved = resolve_model(name_or_path)
+    return load_resolved(resolved, device=device, precision=precision)
+
+
+def load_resolved(
+    resolved: ResolvedModel, *, device: str = "auto", precision: str = "auto"
+) -> Upscaler:
+    """Load a model that is already found; see `load_model`."""
+    _refuse_fork()
+    where = choose_device(device)
+    how = choose_precision(precision, where)
+    key = (resolved.sha256, resolved.config, device == "auto", str(where), how)
+    with _loading:
+        if key not in _loaded:
+            net = load_network(resolved.path, resolved.config, sha256=resolved.sha256)
+            wanted = device if device == "auto" else where
+            _loaded[key] = Upscaler(net, wanted, how, name=resolved.name)
+        return _loaded[key]
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """Return an existing device; "auto" prefers CUDA, then MPS.
+
+    Raises
+    ------
+    OptionError
+        If the device does not exist on this machine.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if str(device) == "auto":
+        device = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+    chosen = torch.device(device)
+    n = torch.cuda.device_count() if has_cuda else 0
+    if chosen.type == "cuda" and (chosen.index or 0) < n:
+        index = torch.cuda.current_device() if chosen.index is None else chosen.index
+        return torch.device("cuda", index)
+    if chosen.type == "cpu" or (chosen.type == "mps" and has_mps):
+        return torch.device(chosen.type)
+    here = ["cpu", *(f"cuda:{i}" for i in range(n)), *(["mps"] if has_mps else [])]
+    raise OptionError(
+        f"device={str(device)!r} does not exist here; there is {', '.join(here)}"
+    )
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """Return "fp32", "bf16" or "fp16"; "auto" is "fp32".
+
+    Raises
+    ------
+    OptionError
+        If the device should not compute in that precision.
+    """
+    check_precision(precision, device.type)
+    return "fp32" if precision == "auto" else precision
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out, on whatever device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(t in text for t in _OUT_OF_MEMORY)
+
+
+def _check_tiles(tiles: NDArray[np.float32], window: int, channels: int) -> None:
+    """Refuse arrays that are no batch of tiles."""
+    shape, dtype = np.shape(tiles), getattr(tiles, "dtype", type(tiles).__name__)
+    if len(shape) != 4 or dtype != np.float32:
+        raise InputError(
+            f"tiles have shape {shape} and type {dtype}; expected (N, C, H, W) float32"
+        )
+    if shape[1] not in {1, channels}:
+        allowed = "1" if channels == 1 else f"1 or {channels}"
+        raise InputError(f"tiles have {shape[1]} channels; this model takes {allowed}")
+    if shape[2] % window or shape[3] % window:
+        raise InputError(
+            f"tiles are {shape[2]} x {shape[3]} px; each side must be a multiple of "
+            f"the window, {window} px. Pad them, or call napari_swin2sr.apply"
+        )
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Tell whether all numbers are finite, without needing memory for the answer."""
+    return all(bool(extreme.isfinite()) for extreme in torch.aminmax(x))
+
+
+def _free_memory(device: torch.device) -> None:
+    """Give back what the failed forward has left behind."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def _refuse_fork() -> None:
+    """Raise instead of hanging: PyTorch's threads do not survive a fork."""
+    if _first_run_in not in {None, os.getpid()}:
+        raise InferenceError(
+            "this process was forked after a network ran in its parent, and would "
+            "hang. Start worker processes with the 'spawn' method"
+        )

@@ -1,0 +1,249 @@
+"""What needs GDAL: JPEG 2000, Sentinel-2 SAFE folders, rasters at URLs, COG.
+
+The only room that imports rasterio, and only inside its functions. GeoTIFF files
+themselves are read and written without it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.formats.detect import is_url, local_path
+from napari_swin2sr.formats.geo_tags import GeoTags, read_geo_tags
+from napari_swin2sr.image.record import SpatialImage
+
+if TYPE_CHECKING:
+    import os
+
+    from numpy.typing import NDArray
+
+_SENTINEL_BANDS = {
+    10: ("B02", "B03", "B04", "B08"),
+    20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
+    60: ("B01", "B09", "B10"),
+}
+_BAND_FILE = re.compile(r"_(B\d[\dA])(?:_(\d\d)m)?\.jp2$", re.IGNORECASE)
+
+
+class RasterArray:
+    """Bands of one size, from one file or several, as a lazy (C, Y, X) array.
+
+    It pickles as names and numbers. GDAL's handles must not be shared, so every
+    thread opens its own.
+
+    Parameters
+    ----------
+    bands : file or URL, and number of the band in it from 1, for each band
+    level : overview level; 0 is the full size
+    """
+
+    def __init__(self, bands: tuple[tuple[str, int], ...], level: int = 0) -> None:
+        self.bands, self.level = bands, level
+        self._local = threading.local()
+        shapes = {self._dataset(name).shape for name, _ in bands}
+        if len(shapes) != 1:
+            raise FileError(f"{bands[0][0]}: bands of different sizes: {shapes}")
+        (plane,) = shapes
+        self.shape: tuple[int, ...] = (len(bands), *plane)
+        types = {self._dataset(name).dtypes[number - 1] for name, number in bands}
+        self.dtype: np.dtype[Any] = np.result_type(*types)
+        self.ndim = 3
+
+    def __repr__(self) -> str:
+        return f"RasterArray({self.bands[0][0]!r}, shape={self.shape}, {self.dtype})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RasterArray, (self.bands, self.level)
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        """Name the pixels by the files' places, sizes and times of change."""
+        facts: list[object] = []
+        for name, number in self.bands:
+            path = Path(name)
+            known = path.stat() if path.exists() else None
+            size = (known.st_size, known.st_mtime_ns) if known else ()
+            facts.append((name, number, *size))
+        return (*facts, self.level)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Read a region: slices and whole numbers, one per axis, as in NumPy."""
+        from rasterio.errors import RasterioIOError
+        from rasterio.windows import Window
+
+        from napari_swin2sr.formats.tiff_array import as_slices
+
+        (bands, rows, columns), then = as_slices(index, self.shape)
+        window = Window.from_slices(rows, columns)
+        shape = (bands.stop - bands.start, rows.stop - rows.start)
+        out = np.empty((*shape, columns.stop - columns.start), self.dtype)
+        if out.size:
+            for k, (name, number) in enumerate(self.bands[bands]):
+                try:
+                    out[k] = self._dataset(name).read(number, window=window)
+                except RasterioIOError as error:
+                    raise FileError(f"{name}: cannot be read: {error}") from error
+        region: NDArray[Any] = out[then]
+        return region
+
+    def _dataset(self, name: str) -> Any:
+        opened: dict[str, Any] = self._local.__dict__.setdefault("opened", {})
+        if name not in opened:
+            rasterio = _rasterio(name)
+            options = {"overview_level": self.level - 1} if self.level else {}
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter(
+                        "ignore", rasterio.errors.NotGeoreferencedWarning
+                    )
+                    opened[name] = rasterio.open(name, **options)
+            except rasterio.errors.RasterioIOError as error:
+                raise FileError(f"{name}: cannot be read: {error}") from error
+        return opened[name]
+
+
+def open_raster(
+    source: str | os.PathLike[str], *, series: int = 0, level: int = 0
+) -> SpatialImage:
+    """Describe a raster that GDAL reads.
+
+    Parameters
+    ----------
+    source : JPEG 2000 file, Sentinel-2 SAFE folder (or its MTD_MSIL*.xml), URL of a
+        GeoTIFF
+    series : of a SAFE folder, 0 for the bands of 10 m, 1 for 20 m, 2 for 60 m
+    level : overview level; 0 is the full size
+
+    Raises
+    ------
+    FileError
+        If it cannot be read.
+    MissingDependencyError
+        If rasterio is not installed.
+    """
+    if is_url(source):
+        return _open_file(str(source), level)
+    path = local_path(source)
+    if path.is_dir():
+        return _open_safe(path, series, level)
+    if path.name.startswith("MTD_MSIL"):
+        return _open_safe(path.parent, series, level)
+    return _open_file(str(path), level)
+
+
+def as_cloud_optimized(source: Path, target: Path) -> None:
+    """Turn a GeoTIFF into a Cloud Optimized GeoTIFF.
+
+    Raises
+    ------
+    OutputError
+        If GDAL cannot write it.
+    MissingDependencyError
+        If rasterio is not installed.
+    """
+    rasterio = _rasterio(target)
+    from rasterio.shutil import copy
+
+    try:
+        copy(source, target, driver="COG", COMPRESS="DEFLATE", BIGTIFF="IF_SAFER")
+    except rasterio.errors.RasterioError as error:
+        raise OutputError(f"{target}: GDAL cannot write it: {error}") from error
+
+
+def tags_of_crs(crs: str) -> GeoTags:
+    """Return the GeoTIFF keys of a coordinate reference system, as GDAL writes them.
+
+    Raises
+    ------
+    MissingDependencyError
+        If rasterio is not installed.
+    """
+    import io
+
+    import tifffile
+
+    rasterio = _rasterio("the coordinate reference system")
+    from rasterio.io import MemoryFile
+
+    with MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=1, height=1, count=1, dtype="uint8", crs=crs,
+            transform=rasterio.Affine(2, 0, 2, 0, -2, 2),  # any but the identity
+        ):  # fmt: skip
+            pass
+        with tifffile.TiffFile(io.BytesIO(memory.read())) as tif:
+            tags = {int(tag.code): tag.value for tag in tif.pages.first.tags}
+    return read_geo_tags(tags, crs)[1]
+
+
+def _open_file(name: str, level: int) -> SpatialImage:
+    rasterio = _rasterio(name)
+    array = RasterArray(((name, 1),), level)
+    dataset = array._dataset(name)
+    if dataset.count > 1:
+        bands = tuple((name, k + 1) for k in range(dataset.count))
+        array = RasterArray(bands, level)
+    colors = [c.name for c in dataset.colorinterp]
+    is_colour = colors in (["red", "green", "blue"], ["red", "green", "blue", "alpha"])
+    names = tuple(d or "" for d in dataset.descriptions)
+    return SpatialImage(
+        data=array,
+        axes="SYX" if is_colour else "CYX",
+        channel_names=names if any(names) else (),
+        source=name,
+        nodata=dataset.nodata,
+        **_georeference(dataset, rasterio),
+    )
+
+
+def _open_safe(folder: Path, series: int, level: int) -> SpatialImage:
+    rasterio = _rasterio(folder)
+    sizes = list(_SENTINEL_BANDS)
+    if not 0 <= series < len(sizes):
+        raise FileError(
+            f"{folder}: series {series} is not 0 (10 m), 1 (20 m), 2 (60 m)"
+        )
+    wanted, found = sizes[series], {}
+    for path in sorted(folder.glob("GRANULE/*/IMG_DATA/**/*.jp2")):
+        match = _BAND_FILE.search(path.name)
+        if match and match[2] in (None, str(wanted)):
+            found[match[1].upper()] = path
+    names = [band for band in _SENTINEL_BANDS[wanted] if band in found]
+    if not names:
+        raise FileError(f"{folder}: holds no bands of {wanted} m")
+    array = RasterArray(tuple((str(found[name]), 1) for name in names), level)
+    dataset = array._dataset(str(found[names[0]]))
+    return SpatialImage(
+        data=array,
+        axes="CYX",
+        channel_names=tuple(names),
+        source=str(folder),
+        nodata=0.0,  # by the product specification
+        **_georeference(dataset, rasterio),
+    )
+
+
+def _georeference(dataset: Any, rasterio: Any) -> dict[str, Any]:
+    if dataset.crs is None and dataset.transform == rasterio.Affine.identity():
+        return {}
+    crs = dataset.crs
+    authority = crs.to_authority() if crs is not None else None
+    text = ":".join(authority) if authority else (crs.to_wkt() if crs else None)
+    return {"transform": tuple(dataset.transform)[:6], "crs": text}
+
+
+def _rasterio(what: object) -> Any:
+    try:
+        import rasterio
+        import rasterio.errors
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{what}: needs rasterio: pip install "napari-swin2sr[geo]"'
+        ) from error
+    return rasterio

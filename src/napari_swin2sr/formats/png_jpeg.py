@@ -1,0 +1,187 @@
+"""PNG and JPEG, in and out: small images that are decoded as a whole."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.image.record import SpatialImage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+
+_AS_IS = ("L", "RGB", "RGBA", "I;16", "I;16B", "F")
+_CONVERTED = {"1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "CMYK": "RGB"}
+_CONVERTED |= {
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+    "HSV": "RGB",
+    "RGBX": "RGB",
+    "RGBa": "RGBA",
+}
+_JPEG_QUALITY = 95
+
+
+def open_picture(path: Path) -> SpatialImage:
+    """Read a picture; the only formats that are not read lazily.
+
+    Colour tables, CMYK and the like become RGB; a picture that the camera marked as
+    turned is turned. 16-bit colour PNG needs imagecodecs.
+
+    Raises
+    ------
+    FileError
+        If the file is cut off, damaged or too large for this way of reading.
+    MissingDependencyError
+        If imagecodecs is needed and not installed.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    with path.open("rb") as file:
+        head = file.read(32)
+    extra: dict[str, Any] = {}
+    if head.startswith(PNG_MAGIC) and head[24:26] in (
+        b"\x10\x02",
+        b"\x10\x04",
+        b"\x10\x06",
+    ):
+        pixels = _read_deep_png(path)
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                with Image.open(path) as picture:
+                    picture.load()
+                    extra = _carried(picture.info)
+                    turned = ImageOps.exif_transpose(picture)
+        except Image.DecompressionBombError as error:
+            raise FileError(
+                f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
+            ) from error
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+            raise FileError(
+                f"{path}: the picture cannot be decoded: {error}"
+            ) from error
+        pixels = _pixels(turned, path)
+    axes = "YX" if pixels.ndim == 2 else "YXS"
+    return SpatialImage(data=pixels, axes=axes, source=str(path), extra=extra)
+
+
+def write_picture(image: SpatialImage, path: Path) -> None:
+    """Write a PNG or JPEG at `path`, by its suffix; `check_picture` says what can be.
+
+    Raises
+    ------
+    OutputError
+        If the disk does not take it.
+    MissingDependencyError
+        For 16-bit colour without imagecodecs.
+    """
+    from PIL import Image
+
+    pixels = np.ascontiguousarray(_plane(image))
+    deep_colour = pixels.dtype == np.uint16 and pixels.ndim == 3
+    options = {k: v for k, v in image.extra.items() if k == "icc_profile"}
+    if _is_jpeg(path):
+        picture = Image.fromarray(pixels)
+        picture.save(
+            path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True, **options
+        )
+    elif deep_colour:
+        path.write_bytes(_imagecodecs(path).png_encode(pixels, level=6))
+    else:
+        Image.fromarray(pixels).save(path, "PNG", **options)
+
+
+def check_picture(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> None:
+    """Refuse an image that a PNG or JPEG cannot hold, before it is computed.
+
+    Raises
+    ------
+    OutputError
+        With what the format can hold.
+    """
+    name = "JPEG" if _is_jpeg(path) else "PNG"
+    depths = ("uint8",) if name == "JPEG" else ("uint8", "uint16")
+    planes = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
+    problem = ""
+    if any(n != 1 for n in planes):
+        problem = f"an image of axes {axes} and shape {shape} is more than one plane"
+    elif str(np.dtype(dtype)) not in depths:
+        problem = f"numbers of type {dtype} (--dtype {depths[-1]} would fit)"
+    elif name == "JPEG" and "S" in axes and shape[axes.index("S")] == 4:
+        problem = "an alpha channel"
+    elif (name == "JPEG" and max(shape) > 65535) or min(shape) == 0:
+        problem = f"a size of {shape}"
+    if problem:
+        raise OutputError(
+            f"{path}: {name} cannot hold {problem}. Choose .tif or .ome.zarr"
+        )
+
+
+def _is_jpeg(path: Path) -> bool:
+    return path.suffix.lower() in (".jpg", ".jpeg")
+
+
+def _plane(image: SpatialImage) -> NDArray[Any]:
+    """Return the only plane, as (Y, X) or (Y, X, S)."""
+    from napari_swin2sr.image.axes import resolve_axes
+
+    layout = resolve_axes(image.shape, image.axes)
+    plane = layout.to_plane(np.asarray(image.data[...]))
+    return np.moveaxis(plane, 0, -1) if layout.samples > 1 else plane[0]
+
+
+def _pixels(picture: Any, path: Path) -> NDArray[Any]:
+    mode = picture.mode
+    if mode == "P":
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    elif mode in _CONVERTED:
+        picture = picture.convert(_CONVERTED[mode])
+    elif mode == "I":  # 16 bits that Pillow widens
+        wide = np.asarray(picture)
+        if wide.size and (wide.min() < 0 or wide.max() > 65535):
+            return wide
+        return wide.astype(np.uint16)
+    elif mode not in _AS_IS:
+        raise FileError(f"{path}: pictures of mode {mode} are not supported")
+    pixels = np.asarray(picture)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _carried(info: Mapping[Any, Any]) -> dict[str, Any]:
+    profile = info.get("icc_profile")
+    return {"icc_profile": profile} if profile else {}
+
+
+def _read_deep_png(path: Path) -> NDArray[Any]:
+    """Read 16-bit colour, which Pillow would cut to 8 bits."""
+    decode = _imagecodecs(path).png_decode
+    try:
+        pixels: NDArray[Any] = decode(path.read_bytes())
+    except (RuntimeError, ValueError) as error:
+        raise FileError(f"{path}: the picture cannot be decoded: {error}") from error
+    if pixels.ndim == 3 and pixels.shape[-1] == 2:  # grey and alpha
+        grey, alpha = pixels[..., :1], pixels[..., 1:]
+        pixels = np.concatenate([grey, grey, grey, alpha], axis=-1)
+    return pixels
+
+
+def _imagecodecs(path: Path) -> Any:
+    try:
+        import imagecodecs
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{os.fspath(path)}: 16-bit colour PNG needs imagecodecs: "
+            'pip install "napari-swin2sr[tiff]"; or use .tif'
+        ) from error
+    return imagecodecs

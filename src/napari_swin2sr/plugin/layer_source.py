@@ -1,0 +1,164 @@
+"""What a napari layer says about its pixels, and which layers cannot be upscaled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image
+from numpy.typing import NDArray
+
+from napari_swin2sr.errors import InputError
+from napari_swin2sr.image.axes import AxisLayout, resolve_axes
+from napari_swin2sr.image.reading import check_dtype
+from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.plugin.live.progressive import ProgressiveArray
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+_LETTER = {
+    "t": "T",
+    "time": "T",
+    "c": "C",
+    "channel": "C",
+    "channels": "C",
+    "z": "Z",
+    "depth": "Z",
+    "y": "Y",
+    "x": "X",
+}
+
+_REASONS = {
+    "labels": (
+        "its pixels are object numbers, and a number between two objects is a third "
+        "object. Upscale the image that it was made from, and segment the result"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSource:
+    """A layer as something to upscale; pixels stay where they are.
+
+    Attributes
+    ----------
+    levels : its pixels, full resolution first; one level if it is not multiscale
+    layout : which axis is what, for the full resolution
+    name : name of the layer
+    """
+
+    levels: tuple[Any, ...]
+    layout: AxisLayout
+    name: str
+
+    @property
+    def data(self) -> Any:
+        """The full resolution."""
+        return self.levels[0]
+
+
+class ExactPixels:
+    """A progressive array as an ordinary one: reading waits for the exact pixels."""
+
+    def __init__(self, array: ProgressiveArray) -> None:
+        self.array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self.chunks = array.level.chunks
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        return self.array.exact(
+            tuple(
+                part.indices(n)[:2]
+                for part, n in zip(key, self.array.shape, strict=True)
+            )
+        )
+
+
+def refusal(layer: Layer | None) -> str | None:
+    """Return why a layer cannot be upscaled, or None if it can."""
+    if layer is None:
+        return "There is no layer to upscale: open an image first"
+    if isinstance(layer, Image):
+        data = layer.data[0] if layer.multiscale else layer.data
+        try:
+            check_dtype(data.dtype)
+        except InputError as error:
+            return f"{layer.name} cannot be upscaled: {error}"
+        if 0 in data.shape:
+            return f"{layer.name} cannot be upscaled: it is empty, {tuple(data.shape)}"
+        return None
+    kind = layer.__class__.__name__.lower()
+    reason = _REASONS.get(kind, "it has no pixels")
+    return f"{layer.name} cannot be upscaled: {reason}"
+
+
+def guess_axes(layer: Image) -> str:
+    """Return the axes that a layer's labels, or else its number of axes, suggest.
+
+    A suggestion for a field that people can edit; nothing depends on lengths.
+    """
+    samples = "S" if layer.rgb else ""
+    letters = [_LETTER.get(str(label).lower(), "") for label in layer.axis_labels]
+    named = "".join(letters) + samples
+    if all(letters) and len(set(letters)) == len(letters) and {"Y", "X"} <= set(named):
+        return named
+    stack = layer.ndim - 2
+    return ("", "Z", "TZ", "TCZ")[min(stack, 3)] + "YX" + samples
+
+
+def layer_source(layer: Image, axes: str | None = None) -> LayerSource:
+    """Describe the pixels of an image layer.
+
+    Parameters
+    ----------
+    layer : not modified
+    axes : one letter per axis of the data; suggested by the layer when None
+
+    Raises
+    ------
+    InputError
+        If it is no image, or the axes do not fit.
+    """
+    if (reason := refusal(layer)) is not None:
+        raise InputError(reason)
+    levels = tuple(layer.data) if layer.multiscale else (layer.data,)
+    levels = tuple(
+        ExactPixels(level) if isinstance(level, ProgressiveArray) else level
+        for level in levels
+    )
+    layout = resolve_axes(levels[0].shape, axes or guess_axes(layer))
+    return LayerSource(levels, layout, str(layer.name))
+
+
+def spatial_image(layer: Image, source: LayerSource) -> SpatialImage:
+    """Return the layer's pixels with their physical meaning, as files can hold it.
+
+    Rotation, shear and affine have no place in a `SpatialImage`; layers made from it
+    get them from the original layer.
+    """
+    letters = source.layout.axes.replace("S", "") if layer.rgb else source.layout.axes
+    pixel_size, unit, origin = {}, {}, {}
+    for letter, size, name, first in zip(
+        letters, layer.scale, _units(layer), layer.translate, strict=False
+    ):
+        if letter in "TZYX" and size:
+            pixel_size[letter] = abs(float(size))
+            origin[letter] = float(first)
+            if name:
+                unit[letter] = name
+    return SpatialImage(
+        data=source.data,
+        axes=source.layout.axes,
+        pixel_size=pixel_size,
+        unit=unit,
+        origin=origin,
+        source=str(layer.source.path or layer.name),
+    )
+
+
+def _units(layer: Image) -> Sequence[str]:
+    """Return the units of the layer's axes; "" for pixels."""
+    names = [str(unit) for unit in layer.units]
+    return ["" if name == "pixel" else name for name in names]

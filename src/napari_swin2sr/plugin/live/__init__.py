@@ -1,0 +1,1 @@
+"""Live layers: super-resolved pixels where the viewer looks."""

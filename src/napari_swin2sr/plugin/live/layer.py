@@ -1,0 +1,213 @@
+"""The live layer: there at once, sharper where one looks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Image
+from napari.utils.notifications import show_warning
+from qtpy.QtCore import QTimer
+
+from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.plugin.layer_source import (
+    ExactPixels,
+    LayerSource,
+    layer_source,
+    spatial_image,
+)
+from napari_swin2sr.plugin.live.progressive import ProgressiveArray
+from napari_swin2sr.plugin.live.pyramid import Deferred, Pyramid
+from napari_swin2sr.plugin.main_thread import posted
+from napari_swin2sr.plugin.placement import free_name, layer_keywords
+from napari_swin2sr.plugin.provenance import provenance
+from napari_swin2sr.plugin.settings import current_settings, tile_cache
+from napari_swin2sr.tiles.plan import plan_tiles
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_swin2sr.engine.reference import ModelHandle
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
+
+logger = logging.getLogger("napari_swin2sr")
+
+REFRESH_MS = 60
+"""Tiles that arrive within this time are shown together [ms]."""
+
+_ALIVE: set[LiveLayer] = set()
+
+
+class LiveLayer:
+    """Keeps a layer in step with its pyramid, and ends with the layer.
+
+    Lives on the main thread; the pyramid's threads reach it through `posted` only.
+    """
+
+    def __init__(self, viewer: ViewerModel, name: str) -> None:
+        self.viewer, self.name = viewer, name
+        self.layer: Image | None = None
+        self.pyramid: Pyramid | None = None
+        self._told = False
+        self._timer = QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(REFRESH_MS)
+        self._timer.timeout.connect(self._refresh)
+
+    def start(self, layer: Image, pyramid: Pyramid) -> None:
+        """Watch over a layer until it is removed."""
+        self.layer, self.pyramid = layer, pyramid
+        layer.events.visible.connect(self.show_soon)
+        self.viewer.layers.events.removed.connect(self._on_removed)
+        _ALIVE.add(self)
+
+    def close(self) -> None:
+        """End the pyramid's threads and free its tiles; the layer is gone."""
+        if self.layer is None or self.pyramid is None:
+            return
+        self._timer.stop()
+        self.layer.events.visible.disconnect(self.show_soon)
+        self.viewer.layers.events.removed.disconnect(self._on_removed)
+        self.pyramid.close()
+        self.layer = None
+        _ALIVE.discard(self)
+
+    def show_soon(self, event: Any = None) -> None:
+        """Show what has arrived, together with what arrives in the next moment."""
+        if self.layer is not None and not self._timer.isActive():
+            self._timer.start()
+
+    def _refresh(self) -> None:
+        if self.layer is None or self.pyramid is None:
+            return
+        if not self.layer.visible:
+            self.pyramid.drop_stale(len(self.pyramid.levels))
+            return
+        self.pyramid.drop_stale(self.layer.data_level)
+        done = self.pyramid.idle
+        self.layer.refresh(thumbnail=done, extent=False, highlight=False)
+
+    def tell(self, error: Exception) -> None:
+        """Show the first error; log the others."""
+        logger.error("live layer %s: %s", self.name, error, exc_info=error)
+        if not self._told:
+            self._told = True
+            show_warning(
+                f"{self.name} shows interpolated pixels where the model failed: "
+                f"{type(error).__name__}: {error}"
+            )
+
+    def _on_removed(self, event: Any) -> None:
+        if event.value is self.layer:
+            self.close()
+
+
+def live_layers() -> list[LiveLayer]:
+    """Return the live layers that are open now."""
+    return list(_ALIVE)
+
+
+def add_live_layer(
+    viewer: ViewerModel,
+    layer: Image,
+    options: UpscaleOptions,
+    handle: ModelHandle,
+) -> Image:
+    """Add a layer that is super-resolved where one looks, and return it.
+
+    The model is not called here, and no pixel of a lazy image is read.
+
+    Parameters
+    ----------
+    viewer : gets the new layer
+    layer : image layer of any kind: NumPy, dask, Zarr, multiscale, RGB, T C Z axes
+    options : its `tile` is that of the preferences when None
+    handle : the model that `options` name
+
+    Raises
+    ------
+    InputError, OptionError
+        If the layer or an option is not possible.
+    """
+    source = layer_source(layer, options.axes)
+    tile = options.tile or current_settings().live_tile
+    options = options.replace(tile=tile, axes=None, rgb=None)
+    config = handle.config
+    plan = plan_tiles(
+        source.layout.plane_shape,
+        core=tile,
+        halo=config.halo(options.halo),
+        multiple_of=config.window_size,
+        upscale=config.upscale,
+    )
+    sizes = [(1,) * n for n in source.layout.shape]
+    sizes[source.layout.y], sizes[source.layout.x] = plan.chunks
+    if source.layout.s is not None:
+        sizes[source.layout.s] = (source.layout.samples,)
+    image = spatial_image(layer, source)
+    finest = Deferred(
+        source.layout.output_shape(config.upscale),
+        np.dtype(options.dtype or source.data.dtype),
+        tuple(sizes),
+        lambda: _lazy(image, options, pyramid, source),
+    )
+    name = free_name([other.name for other in viewer.layers], f"{layer.name} live")
+    controller = LiveLayer(viewer, name)
+    pyramid = Pyramid(
+        source,
+        finest,
+        tile_cache(),
+        dark=0 if layer.rgb else float(layer.contrast_limits[0]),
+        changed=posted(controller.show_soon),
+        failed=posted(controller.tell),
+    )
+    keywords = layer_keywords(
+        layer,
+        config.upscale,
+        (source.layout.y, source.layout.x),
+        name=name,
+        provenance=provenance(layer, source, options, handle) | {"live": True},
+    )
+    new = Image(pyramid.levels, multiscale=True, **keywords)
+    controller.start(new, pyramid)
+    viewer.add_layer(new)
+    return new
+
+
+def exact_result(layer: Image) -> LazyUpscaled | None:
+    """Return the exact super-resolved image behind a live layer, or None.
+
+    A live layer hands out interpolated pixels where no tile has arrived yet, so
+    whoever saves or measures needs this instead.
+    """
+    level = layer.data[0] if layer.multiscale else None
+    if isinstance(level, ProgressiveArray) and isinstance(level.level, Deferred):
+        return level.level.lazy
+    return None
+
+
+def _lazy(
+    image: SpatialImage,
+    options: UpscaleOptions,
+    pyramid: Pyramid,
+    source: LayerSource,
+) -> LazyUpscaled:
+    """Plan the exact result; a slow source is read through the pyramid's own tiles."""
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
+    from napari_swin2sr.upscale import prepare
+
+    lazy = prepare(image, options)
+    original = pyramid.chain[1]
+    if not isinstance(original, ProgressiveArray):
+        return lazy
+    return LazyUpscaled(
+        ExactPixels(original),
+        lazy.layout,
+        lazy.plan,
+        lazy.ranges,
+        lazy.block,
+        dtype=lazy.dtype,
+        nodata=image.nodata if options.nodata is None else options.nodata,
+    )

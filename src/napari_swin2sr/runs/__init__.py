@@ -1,0 +1,1 @@
+"""Long runs: resumable, cancellable, shared between machines."""

@@ -1,0 +1,381 @@
+"""`LazyUpscaled`: a super-resolved image that is computed where it is looked at.
+
+Its tiles are fixed when it is made, and only whole tiles are computed: what a pixel
+is does not depend on how the array is sliced, by whom, or in which order. The network
+is any function of normalised tiles; this room knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import operator
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_swin2sr.errors import InputError, OptionError
+from napari_swin2sr.image.intensity import as_dtype, cast
+from napari_swin2sr.image.reading import check_dtype, is_masked
+from napari_swin2sr.tiles import cache as memory
+from napari_swin2sr.tiles.worker import BlockFn, Gate, TileWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import dask.array as da
+    from numpy.typing import DTypeLike, NDArray
+
+    from napari_swin2sr.image.axes import AxisLayout
+    from napari_swin2sr.image.intensity import ValueRange
+    from napari_swin2sr.tiles.plan import TilePlan
+
+__all__ = ["BlockFn", "LazyUpscaled"]
+
+
+_owners = itertools.count()
+
+
+class LazyUpscaled:
+    """A super-resolved image with a numpy-like interface; nothing runs until indexed.
+
+    Threads may share it, and it pickles as what it was made from.
+
+    Parameters
+    ----------
+    source : array of `layout`'s shape: NumPy, zarr, dask or anything with shape, dtype
+        and slicing; read tile by tile, never written to
+    layout : meaning of the axes
+    plan : the tiles of a plane
+    ranges : value range of each channel
+    block : the network
+    dtype : type of the result; that of the source if None
+    nodata : value that marks missing pixels, in the source and in the result
+    token : names the result for dask; made from all other arguments if None
+
+    Attributes
+    ----------
+    source, layout, plan, ranges, block, nodata : as given
+    shape : of the result; Y and X in output px
+    dtype : of the result, native byte order
+
+    Raises
+    ------
+    InputError
+        If the arguments do not fit each other or pixels are no real numbers.
+    OptionError
+        If `dtype` cannot hold an image, or not `nodata`.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        layout: AxisLayout,
+        plan: TilePlan,
+        ranges: tuple[ValueRange, ...],
+        block: BlockFn,
+        *,
+        dtype: DTypeLike | None = None,
+        nodata: float | None = None,
+        token: str | None = None,
+    ) -> None:
+        kind = check_dtype(source.dtype)
+        if tuple(source.shape) != layout.shape or plan.shape != layout.plane_shape:
+            raise InputError(
+                f"an image of shape {tuple(source.shape)}, axes for {layout.shape} and "
+                f"tiles for planes of {plan.shape} do not belong together"
+            )
+        if len(ranges) != layout.n_channels:
+            raise InputError(
+                f"{len(ranges)} value ranges for {layout.n_channels} channels"
+            )
+        self.source, self.layout, self.plan = source, layout, plan
+        self.ranges, self.block, self.nodata = tuple(ranges), block, nodata
+        self.shape = layout.output_shape(plan.upscale)
+        self.dtype = kind if dtype is None else np.dtype(dtype).newbyteorder("=")
+        cast(np.empty(0), self.dtype)  # refuses what cannot hold an image
+        if (
+            nodata is not None
+            and as_dtype(nodata, kind) is not None
+            and as_dtype(nodata, self.dtype) is None
+        ):
+            raise OptionError(
+                f"nodata={nodata} cannot be marked in a result of dtype={self.dtype}; "
+                "choose a type that holds it"
+            )
+        self._is_masked = is_masked(source)
+        self._token = token
+        self._enter_cache()
+
+    # -- what an array is -------------------------------------------------------------
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels times samples."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole result."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def axes(self) -> str:
+        """One letter of TCZYXS per axis."""
+        return self.layout.axes
+
+    @property
+    def upscale(self) -> int:
+        """Output pixels per input pixel along Y and X."""
+        return self.plan.upscale
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Sizes of the blocks along each axis, as dask writes them."""
+        chunks = [(1,) * n or (0,) for n in self.layout.shape]
+        chunks[self.layout.y], chunks[self.layout.x] = self.plan.chunks
+        if self.layout.s is not None:
+            chunks[self.layout.s] = (self.layout.samples,)
+        return tuple(chunks)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Number of blocks along each axis; 0 along an empty one."""
+        grid = list(self.layout.shape)
+        grid[self.layout.y], grid[self.layout.x] = self.plan.grid_shape
+        if self.layout.s is not None:
+            grid[self.layout.s] = 1
+        return tuple(grid)
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of blocks: tiles times planes."""
+        return math.prod(self.grid)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return (
+            f"LazyUpscaled(shape={self.shape}, dtype={self.dtype}, axes={self.axes!r}, "
+            f"upscale={self.upscale}, blocks={self.n_blocks})"
+        )
+
+    # -- blocks -----------------------------------------------------------------------
+
+    def block_at(self, index: tuple[int, ...]) -> NDArray[Any]:
+        """Compute one block: one tile of one plane, all samples; nothing is cached.
+
+        Parameters
+        ----------
+        index : number of the block along each axis
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+        InputError, FileError
+            If the source cannot be read or is not what it declares.
+        InferenceError
+            If the network fails or gives numbers that are not finite.
+        """
+        stack, (i, j) = self._split(index)
+        tile = self.plan.tile_at(i, j)
+        worker = TileWorker(
+            source=self.source,
+            layout=self.layout,
+            block=self.block,
+            dtype=self.dtype,
+            nodata=self.nodata,
+        )
+        values = self.ranges[self.layout.channel_of(stack)]
+        with memory.TILES.place():
+            try:
+                plane = worker.compute(stack, tile, values)
+            except Exception as error:
+                error.add_note(f"in block {tuple(index)}, input pixels {tile.core}")
+                raise
+        return self.layout.from_plane(plane)
+
+    def until(self, cancel: Any) -> LazyUpscaled:
+        """Return the same image for one run: no tile is begun once `cancel.is_set()`.
+
+        Computing then raises `Cancelled`.
+        """
+        gated = copy.copy(self)
+        gated.block = Gate(self.block, cancel)
+        return gated
+
+    def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return where the block at `index` lies in the result."""
+        stack, (i, j) = self._split(index)
+        return self.layout.plane_index(stack, self.plan.tile_at(i, j).write)
+
+    def _split(self, index: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, int]]:
+        grid = self.grid
+        if len(index) != len(grid) or not all(
+            0 <= k < n for k, n in zip(index, grid, strict=True)
+        ):
+            raise IndexError(f"no block {tuple(index)} in a grid of {grid}")
+        stack = tuple(index[axis] for axis in self.layout.stack_axes)
+        return stack, (index[self.layout.y], index[self.layout.x])
+
+    # -- slicing ----------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Compute the tiles that are touched and return the pixels asked for.
+
+        Integers, slices of any step and `...` are understood, nothing else; `dask()`
+        understands more.
+        """
+        wanted, single = _selection(key, self.shape)
+        forward = [r if r.step > 0 else r[::-1] for r in wanted]
+        out = self._empty(tuple(map(len, forward)))
+        sides = [max(sizes) for sizes in self.chunks]
+        # Going through an image that the cache cannot hold would only push out of it
+        # what is being looked at.
+        fits = self.nbytes <= memory.CACHE.limit_bytes
+        for pieces in itertools.product(*map(_pieces, forward, sides)):
+            index, place, inside = zip(*pieces, strict=True)
+            keep = fits or not self._is_all(index, inside)
+            out[place] = self._cached(index, keep)[inside]
+        view: NDArray[Any] = out[
+            tuple(
+                0 if one else slice(None, None, 1 if r.step > 0 else -1)
+                for r, one in zip(wanted, single, strict=True)
+            )
+        ]
+        return view
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        """Compute everything."""
+        if copy is False:
+            raise ValueError("a lazy array cannot be an array without computing it")
+        return np.asarray(self[...], dtype)
+
+    def _is_all(self, index: tuple[int, ...], inside: tuple[slice, ...]) -> bool:
+        """Tell whether places in a block are the whole block."""
+        lengths = (sizes[i] for i, sizes in zip(index, self.chunks, strict=True))
+        return all(p == slice(0, n, 1) for p, n in zip(inside, lengths, strict=True))
+
+    def _cached(self, index: tuple[int, ...], keep: bool) -> NDArray[Any]:
+        def make() -> NDArray[Any]:
+            block = self.block_at(index)
+            block.flags.writeable = False
+            return block
+
+        wait = not memory.TILES.is_mine
+        return memory.CACHE.get(self._owner, index, make, wait, keep)
+
+    def _empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        out = np.empty(shape, self.dtype)
+        return np.ma.MaskedArray(out, np.zeros(shape, bool)) if self._is_masked else out
+
+    # -- dask, pickle -----------------------------------------------------------------
+
+    @property
+    def token(self) -> str:
+        """Names the result: equal for equal arguments, in every process."""
+        if self._token is None:
+            from dask.base import tokenize
+
+            self._token = tokenize(
+                self.source,
+                self.layout,
+                self.plan,
+                self.ranges,
+                self.block,
+                self.dtype,
+                self.nodata,
+            )
+        return self._token
+
+    def __dask_tokenize__(self) -> tuple[str, str]:
+        """Name the result without computing it."""
+        return "napari_swin2sr.LazyUpscaled", self.token
+
+    def dask(self) -> da.Array:
+        """Return a dask array of the result: one task per block, nothing computed."""
+        import dask.array as da
+
+        view: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+            self,
+            chunks=self.chunks,
+            name=f"swin2sr-{self.token}",
+            asarray=False,
+            fancy=False,
+            meta=self._empty((0,) * self.ndim),
+        )
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_owner"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._enter_cache()
+
+    def _enter_cache(self) -> None:
+        self._owner = next(_owners)
+        weakref.finalize(self, memory.CACHE.forget, self._owner)
+
+
+# -- slicing --------------------------------------------------------------------------
+
+
+def _selection(key: Any, shape: tuple[int, ...]) -> tuple[list[range], list[bool]]:
+    """Return which places of each axis are meant, and which axes are single places."""
+    parts = key if isinstance(key, tuple) else (key,)
+    if sum(part is Ellipsis for part in parts) > 1:
+        raise IndexError("an index can have only one '...'")
+    if Ellipsis not in [p if p is Ellipsis else None for p in parts]:
+        parts = (*parts, Ellipsis)
+    at = next(k for k, part in enumerate(parts) if part is Ellipsis)
+    n_rest = len(shape) - len(parts) + 1
+    if n_rest < 0:
+        raise IndexError(f"{len(parts) - 1} indices for {len(shape)} axes")
+    parts = (*parts[:at], *[slice(None)] * n_rest, *parts[at + 1 :])
+    wanted, single = [], []
+    for part, n in zip(parts, shape, strict=True):
+        single.append(not isinstance(part, slice))
+        wanted.append(range(n)[part] if isinstance(part, slice) else _place(part, n))
+    return wanted, single
+
+
+def _place(part: Any, n: int) -> range:
+    try:
+        if isinstance(part, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(part)
+    except TypeError:
+        raise IndexError(
+            f"{part!r} is not understood as an index; use integers, slices and '...', "
+            "or the dask array that .dask() returns"
+        ) from None
+    if not -n <= number < n:
+        raise IndexError(f"index {number} is outside an axis of length {n}")
+    return range(number % n, number % n + 1)
+
+
+def _pieces(wanted: range, side: int) -> Iterator[tuple[int, slice, slice]]:
+    """Cut places along an axis into blocks: (block, where in result, where in block).
+
+    `wanted` goes up; every block but the last has the length `side`.
+    """
+    first = 0
+    while first < len(wanted):
+        block = wanted[first] // side
+        stop = min(len(wanted), -(-((block + 1) * side - wanted.start) // wanted.step))
+        start = block * side
+        inside = slice(wanted[first] - start, wanted[stop - 1] - start + 1, wanted.step)
+        yield block, slice(first, stop), inside
+        first = stop

@@ -1,0 +1,214 @@
+"""One tile from its source to its result: read, fill, normalise, run, cast, restore."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from napari_swin2sr.errors import Cancelled, InferenceError
+from napari_swin2sr.image import nodata as missing
+from napari_swin2sr.image import resample as bicubic
+from napari_swin2sr.image.intensity import ValueRange, cast, missing_pixels
+from napari_swin2sr.image.reading import read_block
+from napari_swin2sr.tiles.plan import Box
+
+if TYPE_CHECKING:
+    from napari_swin2sr.image.axes import AxisLayout
+    from napari_swin2sr.tiles.plan import Tile
+
+BlockFn: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""(N, C, H, W) -> (N, C, uH, uW): normalised tiles, C 1 or 3, H and W on the grid."""
+
+FAR_AWAY = 1e30
+"""Normalised values beyond are treated like infinity: float32 sums would overflow."""
+
+STRIP = 2**15
+"""Numbers converted at a time: their float64 copies stay in a core's own cache."""
+
+
+class Gate:
+    """A network that takes no new tile once a run is cancelled.
+
+    Tiles of a device wait for each other anyway. Here they wait where the token is
+    looked at, so that a cancelled run ends with the tile in the network, not with all
+    those that were read ahead of it.
+
+    Parameters
+    ----------
+    block : the network; if it has `tiles_at_once`, so many are let in, else one
+    cancel : anything with `is_set()`
+    """
+
+    def __init__(self, block: BlockFn, cancel: Any) -> None:
+        self._block, self._cancel = block, cancel
+        self._turn = threading.Semaphore(getattr(block, "tiles_at_once", 1))
+
+    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network; raises `Cancelled` instead if it is too late."""
+        with self._turn:
+            if self._cancel.is_set():
+                raise Cancelled("cancelled before this tile was computed")
+            return self._block(tiles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileWorker:
+    """How every tile of an image is computed.
+
+    Attributes
+    ----------
+    source, layout, block, nodata : those of `LazyUpscaled`
+    dtype : of the result
+    """
+
+    source: Any
+    layout: AxisLayout
+    block: BlockFn
+    dtype: np.dtype[Any]
+    nodata: float | None
+
+    def compute(
+        self, stack: tuple[int, ...], tile: Tile, values: ValueRange
+    ) -> NDArray[Any]:
+        """Return one tile of the result, (S|1, uY, uX), masked if the source is.
+
+        The network does not run where all pixels are missing, or where the range says
+        that the whole image is one constant; a constant tile alone is no exception, as
+        its border would show.
+        """
+        has_alpha = self.layout.samples == 4
+        part = self._read(stack, tile, values, bicubic.REACH if has_alpha else 0)
+        if part.gaps is not None and not part.gaps[part.place(tile.core)].all():
+            # Pixels at the tile's border are filled as they are inside another tile.
+            part = self._read(stack, tile, values, missing.REACH)
+        core = part.place(tile.core)
+        gaps = None if part.gaps is None else part.gaps[core]
+        colours = self._colours(part, tile, values)
+        if has_alpha:
+            alpha = part.alpha(tile, self.layout.plane_shape)
+            colours = np.concatenate([colours, cast(alpha[None], self.dtype)])
+        original = part.pixels[core]
+        missing.restore(colours, original, gaps, tile.upscale, self.nodata)
+        if not isinstance(original, np.ma.MaskedArray):
+            return colours
+        mask = _repeat(np.ma.getmaskarray(original), tile.upscale)
+        return np.ma.MaskedArray(colours, mask)
+
+    def _read(
+        self, stack: tuple[int, ...], tile: Tile, values: ValueRange, margin: int
+    ) -> _Part:
+        """Read a tile and, where the image goes on, a margin around it."""
+        box = tile.read.grown(margin).intersect(Box(0, 0, *self.layout.plane_shape))
+        assert box is not None
+        block = read_block(self.source, self.layout.plane_index(stack, box))
+        pixels = self.layout.to_plane(block)
+        gaps = missing_pixels(pixels, self.nodata)
+        model = _by_rows(values.to_model, np.ma.getdata(pixels[:3]), np.float32)
+        far = ~(np.abs(model) <= FAR_AWAY)
+        if far.any():
+            gaps = np.zeros(pixels.shape, bool) if gaps is None else gaps
+            gaps[:3] |= far
+        return _Part(box, pixels, model, gaps)
+
+    def _colours(self, part: _Part, tile: Tile, values: ValueRange) -> NDArray[Any]:
+        """Return the colours or grey values of the core, cast, gaps filled."""
+        core = part.place(tile.core)
+        gaps = None if part.gaps is None else part.gaps[core][:3]
+        if gaps is not None and gaps.all():
+            shape = (min(3, self.layout.samples), *tile.write.shape)
+            return np.zeros(shape, self.dtype)
+        if values.is_constant:
+            pixels = np.ma.getdata(part.pixels[core][:3])
+            if gaps is not None:
+                pixels = np.where(gaps, pixels.dtype.type(0), pixels)
+            same = pixels.dtype == self.dtype
+            return _repeat(pixels if same else cast(pixels, self.dtype), tile.upscale)
+
+        def finish(model: NDArray[np.float32]) -> NDArray[Any]:
+            return cast(values.from_model(model), self.dtype)
+
+        return _by_rows(finish, self._run(part, tile), self.dtype)
+
+    def _run(self, part: _Part, tile: Tile) -> NDArray[np.float32]:
+        """Return the network's result for the core, normalised."""
+        model = part.model
+        if part.gaps is not None:
+            missing.fill(model, part.gaps[:3])
+        padding = ((0, 0), (0, tile.pad.bottom), (0, tile.pad.right))
+        padded = np.pad(model[part.place(tile.read)], padding, mode="symmetric")
+        (result,) = np.asarray(self.block(np.ascontiguousarray(padded)[None]))
+        samples, height, width = padded.shape
+        expected = (samples, height * tile.upscale, width * tile.upscale)
+        if result.shape != expected:
+            raise InferenceError(
+                f"the network made {result.shape} of a tile of shape {padded.shape}; "
+                f"{expected} was expected"
+            )
+        core: NDArray[np.float32] = result[(slice(None), *tile.crop)]
+        if not np.isfinite(core).all():
+            raise InferenceError(
+                f"the network gave {np.count_nonzero(~np.isfinite(core))} numbers that "
+                f"are not finite for a tile of {core.size} finite ones; try "
+                "precision='fp32'"
+            )
+        return core
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was read for a tile.
+
+    Attributes
+    ----------
+    box : where [input px]
+    pixels : (S, Y, X) as read, masked if the source is
+    model : (1|3, Y, X) normalised, without alpha
+    gaps : (S, Y, X) missing pixels, or None when there are none
+    """
+
+    box: Box
+    pixels: NDArray[Any]
+    model: NDArray[np.float32]
+    gaps: NDArray[np.bool_] | None
+
+    def place(self, box: Box) -> tuple[slice, slice, slice]:
+        """Return the index of a box of the image."""
+        return (slice(None), *box.shifted(-self.box.y0, -self.box.x0).slices)
+
+    def alpha(self, tile: Tile, plane_shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Return the interpolated transparency of the core; edges are repeated."""
+        wanted = tile.core.grown(bicubic.REACH)
+        there = wanted.intersect(Box(0, 0, *plane_shape))
+        assert there is not None
+        alpha = np.ma.getdata(self.pixels[3:]).astype(np.float64)
+        if self.gaps is not None:
+            missing.fill(alpha, self.gaps[3:])
+        padding = (
+            (there.y0 - wanted.y0, wanted.y1 - there.y1),
+            (there.x0 - wanted.x0, wanted.x1 - there.x1),
+        )
+        around = np.pad(alpha[self.place(there)][0], padding, mode="edge")
+        return bicubic.upscale_plane(around, tile.upscale)
+
+
+def _by_rows(
+    convert: Callable[[NDArray[Any]], NDArray[Any]],
+    planes: NDArray[Any],
+    dtype: DTypeLike,
+) -> NDArray[Any]:
+    """Convert every number on its own, some rows at a time."""
+    out = np.empty(planes.shape, dtype)
+    step = max(1, STRIP * planes.shape[-2] // max(1, planes.size))
+    for first in range(0, planes.shape[-2], step):
+        rows = (..., slice(first, first + step), slice(None))
+        out[rows] = convert(planes[rows])
+    return out
+
+
+def _repeat(planes: NDArray[Any], upscale: int) -> NDArray[Any]:
+    return planes.repeat(upscale, axis=-2).repeat(upscale, axis=-1)

@@ -1,0 +1,1 @@
+"""Finding weights and reading them safely."""

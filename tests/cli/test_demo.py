@@ -1,0 +1,75 @@
+"""The demo: real pixels, honest numbers, files that a person can open."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from napari_swin2sr.cli import demo
+from napari_swin2sr.cli import main as cli
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Run the demo once."""
+    return demo.run_demo(tmp_path_factory.mktemp("demo"))
+
+
+def test_halving_is_the_mean_of_four_pixels():
+    image = np.zeros((2, 4, 3), np.uint8)
+    image[:, :2] = [[[10], [20]], [[30], [41]]]
+    assert demo.halve(image).tolist() == [[[25] * 3, [0] * 3]]
+
+
+def test_scores_are_those_of_the_definition():
+    truth = demo.sample()[:64, :64]
+    other = np.where(np.arange(64)[:, None] % 2, truth, truth ^ 4).astype(np.uint8)
+    error = np.mean((truth.astype(float) - other) ** 2)
+    score = demo.compare(other, truth)
+    assert score.psnr == pytest.approx(10 * np.log10(255**2 / error))
+    assert 0 < score.ssim < 1
+
+
+def test_result_has_the_size_of_the_truth_and_is_closer_than_bicubic(result):
+    assert tifffile.imread(result.input).shape == (256, 256, 3)
+    upscaled = tifffile.imread(result.result)
+    assert (upscaled.shape, upscaled.dtype) == ((512, 512, 3), np.uint8)
+    assert result.swin2sr.psnr > result.bicubic.psnr + 0.5
+    assert result.swin2sr.ssim > result.bicubic.ssim
+    assert demo.compare(upscaled, demo.sample()) == result.swin2sr
+
+
+def test_comparison_shows_four_different_panels(result):
+    picture = np.asarray(Image.open(result.comparison).convert("L"), float)
+    panels = np.array_split(picture[:400], 4, axis=1)
+    assert all(panel.std() > 20 for panel in panels)
+    for i in range(3):
+        assert np.abs(panels[i] - panels[i + 1][:, : panels[i].shape[1]]).mean() > 1
+
+
+def test_readme_quotes_the_numbers_of_this_run(result):
+    rows = re.findall(r"\| (bicubic|Swin2SR) \| ([\d.]+) \|", README.read_text("utf-8"))
+    quoted = {name: float(psnr) for name, psnr in rows}
+    assert quoted == {
+        "bicubic": pytest.approx(result.bicubic.psnr, abs=0.01),
+        "Swin2SR": pytest.approx(result.swin2sr.psnr, abs=0.01),
+    }
+
+
+def test_command_prints_scores_and_files(result, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "run_demo", lambda folder, **options: result)
+    assert cli.main(["demo", "somewhere"]) == 0
+    out = capsys.readouterr().out
+    assert f"{result.swin2sr.psnr:.2f} dB" in out
+    assert f"wrote {result.comparison}" in out
+    assert cli.main(["demo", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["swin2sr"]["psnr"] == result.swin2sr.psnr

@@ -1,0 +1,113 @@
+"""What a path or URL holds; files over HTTP from a server on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+
+from helpers.io_images import noise
+from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.formats import open_image
+from napari_swin2sr.formats.detect import Kind, check_place, kind_of, kind_of_target
+
+
+@pytest.fixture
+def server(tmp_path):
+    script = Path(__file__).parents[1] / "range_server.py"
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_geotiff_over_http(tmp_path, server):
+    pytest.importorskip("rasterio")
+    pixels = noise((3, 60, 70))
+    tags = [
+        (33550, "d", 3, (10.0, 10.0, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500.0, 900.0, 0.0), True),
+        (34735, "H", 12, (1, 1, 0, 2, 1024, 0, 1, 1, 3072, 0, 1, 32633), True),
+    ]
+    tifffile.imwrite(
+        tmp_path / "in.tif", pixels, photometric="minisblack",
+        planarconfig="separate", extratags=tags, metadata=None,
+    )  # fmt: skip
+    image = open_image(f"{server}/in.tif")
+    np.testing.assert_array_equal(image.data[1:, 10:20], pixels[1:, 10:20])
+    assert image.transform == (10.0, 0.0, 500.0, 0.0, -10.0, 900.0)
+    assert image.crs == "EPSG:32633"
+    with pytest.raises(FileError, match="cannot be read"):
+        open_image(f"{server}/gone.tif")
+
+
+def test_zarr_over_http(tmp_path, server):
+    pytest.importorskip("aiohttp")
+    pixels = noise((60, 70))
+    zarr.create_array(tmp_path / "in.zarr", data=pixels, chunks=(32, 32))
+    image = open_image(f"{server}/in.zarr")
+    np.testing.assert_array_equal(image.data[20:40, 30:], pixels[20:40, 30:])
+    with pytest.raises(FileError, match="not a Zarr image"):
+        open_image(f"{server}/gone.zarr")
+
+
+def test_urls_without_fsspec(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(MissingDependencyError, match=r"napari-swin2sr\[remote\]"):
+        open_image("memory://x/y.zarr")
+
+
+def test_the_content_counts_not_the_name(tmp_path):
+    tifffile.imwrite(tmp_path / "in.png", noise((20, 20)))
+    assert open_image(tmp_path / "in.png").shape == (20, 20)
+    assert kind_of(tmp_path / "in.png") is Kind.TIFF
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is empty"),
+        (b"GIF89a....", "begins with b'GIF89a"),
+        (b"\0" * 50, "no image"),
+    ],
+)
+def test_files_that_are_no_image(tmp_path, content, match):
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(FileError, match=match):
+        open_image(tmp_path / "x.tif")
+
+
+def test_what_is_no_file_at_all(tmp_path):
+    with pytest.raises(FileError, match="no such file"):
+        open_image(tmp_path / "nothing.tif")
+    with pytest.raises(FileError, match="neither a file nor a folder"):
+        open_image("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.ome.zarr", Kind.ZARR), ("a.ZARR/", Kind.ZARR), ("s3://b/a.zarr", Kind.ZARR),
+        ("a.ome.tiff", Kind.TIFF), ("a.TIF", Kind.TIFF), ("a.btf", Kind.TIFF),
+        ("a.PNG", Kind.PICTURE), ("a.jpeg", Kind.PICTURE),
+    ],
+)  # fmt: skip
+def test_suffixes_are_formats(name, kind):
+    assert kind_of_target(name) is kind
+
+
+def test_targets_that_cannot_be(tmp_path):
+    with pytest.raises(OutputError, match=r"\(none\)"):
+        kind_of_target("result")
+    with pytest.raises(OutputError, match="only OME-Zarr"):
+        kind_of_target("s3://b/a.tif")
+    with pytest.raises(OutputError, match="its own source"):
+        check_place("s3://b/a.zarr", "s3://b/a.zarr/")

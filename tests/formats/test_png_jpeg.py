@@ -1,0 +1,122 @@
+"""PNG and JPEG, compared with Pillow and imagecodecs."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import stand_in
+from helpers.io_images import noise, smooth
+from napari_swin2sr import upscale, upscale_file
+from napari_swin2sr.errors import FileError, MissingDependencyError
+from napari_swin2sr.formats import open_image
+
+
+@pytest.fixture(autouse=True)
+def stand_in_model(monkeypatch):
+    monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
+
+
+@pytest.mark.parametrize(
+    ("mode", "axes", "dtype"),
+    [
+        ("L", "YX", "uint8"),
+        ("RGB", "YXS", "uint8"),
+        ("RGBA", "YXS", "uint8"),
+        ("I;16", "YX", "uint16"),
+        ("1", "YX", "uint8"),
+        ("P", "YXS", "uint8"),
+        ("LA", "YXS", "uint8"),
+    ],
+)
+def test_modes_of_png(tmp_path, mode, axes, dtype):
+    pixels = noise((20, 30)) if mode == "I;16" else noise((20, 30, 3), "uint8")
+    picture = Image.fromarray(pixels)
+    picture = picture if mode == "I;16" else picture.convert(mode)
+    picture.save(tmp_path / "in.png")
+    image = open_image(tmp_path / "in.png")
+    assert image.axes == axes
+    assert image.data.dtype == dtype
+    wanted = {"1": "L", "P": "RGB", "LA": "RGBA"}.get(mode)
+    reference = picture.convert(wanted) if wanted else picture
+    np.testing.assert_array_equal(image.data, np.asarray(reference))
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    picture = Image.fromarray(smooth((3, 20, 30), "uint8").transpose(1, 2, 0))
+    picture.convert("CMYK").save(tmp_path / "in.jpg")
+    assert open_image(tmp_path / "in.jpg").shape == (20, 30, 3)
+
+
+def test_the_camera_may_have_turned_the_picture(tmp_path):
+    picture = Image.fromarray(smooth((20, 30), "uint8"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "in.jpg", exif=exif)
+    assert open_image(tmp_path / "in.jpg").shape == (30, 20)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_in_and_out(tmp_path, samples, suffix):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = smooth((samples, 24, 40)).transpose(1, 2, 0)
+    pixels = np.ascontiguousarray(pixels[..., 0] if samples == 1 else pixels)
+    (tmp_path / "in.png").write_bytes(imagecodecs.png_encode(pixels))
+    image = open_image(tmp_path / "in.png")
+    np.testing.assert_array_equal(image.data, pixels)
+    target = tmp_path / f"out{suffix}"
+    if samples == 4:
+        with pytest.warns(UserWarning, match="alpha"):
+            upscale_file(tmp_path / "in.png", target, value_range=(0, 65535))
+    else:
+        upscale_file(tmp_path / "in.png", target, value_range=(0, 65535))
+    out = open_image(target)
+    assert out.data.dtype == np.uint16
+    plane = np.asarray(out.data[...])
+    plane = plane if samples == 1 else plane[..., 0]
+    first = pixels if samples == 1 else pixels[..., 0]
+    assert np.abs(plane - np.rint(stand_in.whole(first, 0, 65535))).max() <= 1
+
+
+def test_colour_profiles_are_carried(tmp_path):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.fromarray(smooth((3, 20, 30), "uint8").transpose(1, 2, 0))
+    picture.save(tmp_path / "in.png", icc_profile=profile)
+    for name in ("out.png", "out.jpg"):
+        upscale_file(tmp_path / "in.png", tmp_path / name)
+        with Image.open(tmp_path / name) as out:
+            assert out.info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("name", ["in.png", "in.jpg"])
+def test_pictures_that_were_cut_off(tmp_path, name):
+    path = tmp_path / name
+    Image.fromarray(noise((64, 64, 3), "uint8")).save(path)
+    whole = path.read_bytes()
+    for fraction in (0.01, 0.1, 0.3, 0.5, 0.8, 0.95):
+        path.write_bytes(whole[: int(len(whole) * fraction)])
+        with pytest.raises(FileError):
+            open_image(path)
+
+
+def test_pictures_too_large_for_this_way_of_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.fromarray(noise((30, 30), "uint8")).save(tmp_path / "in.png")
+    with pytest.raises(FileError, match="tiled TIFF"):
+        open_image(tmp_path / "in.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 600)
+    assert open_image(tmp_path / "in.png").shape == (30, 30)
+
+
+def test_deep_colour_without_imagecodecs(tmp_path, monkeypatch):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    (tmp_path / "in.png").write_bytes(imagecodecs.png_encode(noise((20, 20, 3))))
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(MissingDependencyError, match=r"napari-swin2sr\[tiff\]"):
+        open_image(tmp_path / "in.png")

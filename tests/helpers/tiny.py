@@ -1,0 +1,51 @@
+"""A network that is small, fast and seeded, with a real one's structure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def tiny_config(**changes: Any) -> Swin2SRConfig:
+    """Return the smallest sensible network: x2, two stages of two layers."""
+    values: dict[str, Any] = {
+        "embed_dim": 12,
+        "depths": (2, 2),
+        "num_heads": (2, 2),
+        "upsampler": "pixelshuffledirect",
+        "upscale": 2,
+    }
+    return Swin2SRConfig(**(values | changes))
+
+
+def tiny_net(seed: int = 0, **changes: Any) -> Swin2SRForImageSuperResolution:
+    """Return a network whose weights make every part of it matter."""
+    net = Swin2SRForImageSuperResolution(tiny_config(**changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if "layernorm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            elif name.endswith("logit_scale"):
+                parameter.copy_(2 + noise.clamp(-1, 1))
+            elif parameter.ndim > 1:
+                parameter.copy_(0.5 * noise / parameter[0].numel() ** 0.5)
+            else:
+                parameter.copy_(0.05 * noise)
+    return net.eval()
+
+
+def tiny_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Save such a network as a model folder."""
+    from napari_swin2sr.weights.checkpoint import save_network
+
+    save_network(tiny_net(seed, **changes), folder)
+    return folder

@@ -1,0 +1,152 @@
+"""The two bounds on memory, with many threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from napari_swin2sr.tiles.cache import Admission, BlockCache
+
+
+def test_only_so_many_threads_are_in():
+    gate, inside, most = Admission(3), [], []
+
+    def work(_):
+        with gate.place():
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.002)
+            inside.pop()
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(60)))
+    assert 2 <= max(most) <= 3
+    assert not gate.is_mine
+
+
+def test_a_thread_that_is_in_may_enter_again():
+    gate = Admission(1)
+    with gate.place():
+        with gate.place():
+            assert gate.is_mine
+        assert gate.is_mine
+    assert not gate.is_mine
+    with gate.place():
+        pass
+
+
+def test_an_error_gives_the_place_back():
+    gate = Admission(1)
+    for _ in range(3):
+        with pytest.raises(KeyError), gate.place():
+            raise KeyError
+    with gate.place():
+        assert gate.is_mine
+
+
+def block(value, n=100):
+    return np.full(n, value, np.uint8)
+
+
+def test_the_least_recently_used_block_goes_first():
+    cache, made = BlockCache(250), []
+
+    def get(index):
+        def make():
+            made.append(index)
+            return block(index)
+
+        return cache.get(1, index, make, True)[0]
+
+    assert [get(k) for k in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
+    assert made == [1, 2, 3, 2]
+    assert cache.n_bytes == 200
+
+
+def test_a_block_beyond_the_limit_is_not_kept():
+    cache = BlockCache(99)
+    assert cache.get(1, 0, lambda: block(7), True)[0] == 7
+    assert cache.n_bytes == 0
+
+
+def test_owners_do_not_mix_and_can_be_forgotten():
+    cache = BlockCache(1000)
+    for owner in (1, 2):
+        assert cache.get(owner, 0, lambda owner=owner: block(owner), True)[0] == owner
+    cache.forget(1)
+    assert cache.n_bytes == 100
+    assert cache.get(1, 0, lambda: block(9), True)[0] == 9
+    assert cache.get(2, 0, lambda: block(9), True)[0] == 2
+
+
+def test_threads_share_the_work():
+    cache, made = BlockCache(10_000), []
+
+    def make():
+        made.append(1)
+        time.sleep(0.05)
+        return block(5)
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: cache.get(1, 0, make, True)[0], range(8)))
+    assert results == [5] * 8
+    assert len(made) == 1
+
+
+def test_an_error_reaches_all_and_is_not_kept():
+    cache, ready = BlockCache(10_000), threading.Barrier(4)
+
+    def make():
+        time.sleep(0.05)
+        raise ZeroDivisionError
+
+    def get(_):
+        ready.wait()
+        with pytest.raises(ZeroDivisionError):
+            cache.get(1, 0, make, True)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(get, range(4)))
+    assert cache.get(1, 0, lambda: block(3), True)[0] == 3
+
+
+def test_an_interrupted_thread_does_not_interrupt_the_others():
+    cache, entered, go = BlockCache(10_000), threading.Event(), threading.Event()
+
+    def interrupted():
+        entered.set()
+        go.wait(10)
+        raise KeyboardInterrupt
+
+    def first():
+        with pytest.raises(KeyboardInterrupt):
+            cache.get(1, 0, interrupted, True)
+
+    with ThreadPoolExecutor(2) as pool:
+        running = pool.submit(first)
+        entered.wait(10)
+        other = pool.submit(lambda: cache.get(1, 0, lambda: block(4), True)[0])
+        time.sleep(0.02)
+        go.set()
+        assert other.result(10) == 4
+        running.result(10)
+
+
+def test_who_must_not_wait_makes_its_own():
+    cache, entered, go = BlockCache(10_000), threading.Event(), threading.Event()
+
+    def slow():
+        entered.set()
+        go.wait(10)
+        return block(1)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(cache.get, 1, 0, slow, True)
+        entered.wait(10)
+        assert cache.get(1, 0, lambda: block(2), False)[0] == 2
+        go.set()
+        assert running.result(10)[0] == 1
