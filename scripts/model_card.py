@@ -28,7 +28,7 @@ SHARED = Path(os.environ.get("NAPARI_SWIN2SR_SHARED", ROOT.parent / "shared"))
 SCORES = Path(os.environ.get("SCORES", ROOT / "docs" / "images" / "model-scores.json"))
 PAGE = ROOT / "docs" / "models.md"
 FOLDERS = {
-    name: ROOT / "src" / "napari_swin2sr" / "models" / name
+    name: ROOT / "src" / "napari_swin2sr" / "embedded" / name
     for name in ("default", "default-clean")
 }
 LIGHTWEIGHT = SHARED / "weights" / "swin2sr-lightweight-x2-64"

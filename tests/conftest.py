@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # `from shared import shared_path`
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

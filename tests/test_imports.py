@@ -31,16 +31,16 @@ HEAVY = {
 }
 
 TORCH_AT_HOME = (
-    "model.checkpoint",
-    "model.fast",
+    "engine.backends",
+    "engine.cpu",
+    "engine.cuda",
+    "engine.upscaler",
     "model.heads",
-    "model.kernels",
     "model.processor",
     "model.swin2sr",
-    "model.transfer",
-    "model.upscaler",
     "model.windows",
     "training.",
+    "weights.checkpoint",
 )
 """Modules that need PyTorch anyway, by the beginning of their name."""
 
@@ -106,7 +106,6 @@ def test_a_public_name_is_listed_and_loaded_on_demand() -> None:
 def test_torch_is_loaded_only_where_it_belongs() -> None:
     """With one process for all of them, and one each if that fails."""
     names = [n for n in modules() if not n.startswith((*TORCH_AT_HOME, "plugin"))]
-    names.append("training.commands")
     if "torch" in loaded_by(names):
         guilty = [name for name in names if "torch" in loaded_by([name])]
         pytest.fail(f"these modules load PyTorch when imported: {', '.join(guilty)}")
@@ -114,7 +113,9 @@ def test_torch_is_loaded_only_where_it_belongs() -> None:
 
 def test_qt_is_loaded_only_by_the_plugin() -> None:
     names = [name for name in modules() if not name.startswith("plugin")]
-    names = [name for name in names if name not in ("model.kernels", "model.fast_gpu")]
+    names = [
+        name for name in names if name not in ("engine.cuda_kernels", "engine.cuda")
+    ]
     assert not loaded_by(names) & {"napari", "qtpy", "magicgui", "rasterio", "xarray"}
 
 

@@ -44,8 +44,8 @@ def test_wheel_holds_what_works_offline(installed):
     names = [path.relative_to(ROOT / "src").as_posix() for path in sources]
     assert [name for name in names if not (installed / name).exists()] == []
     assert (package / "py.typed").exists()
-    assert (package / "models" / "default" / "config.json").exists()
-    assert (package / "models" / "default" / "model.safetensors").exists()
+    assert (package / "embedded" / "default" / "config.json").exists()
+    assert (package / "embedded" / "default" / "model.safetensors").exists()
     assert (installed / "napari_swin2sr_manifest" / "napari.yaml").exists()
 
 

@@ -19,7 +19,7 @@ import pytest
 
 import napari_swin2sr as nsr
 from helpers.bad_inputs import Bare, pixels
-from helpers.tiny import tiny_folder
+from helpers.tiny import tiny_folder, tiny_net
 from napari_swin2sr.engine.cpu_native import load_kernels
 from napari_swin2sr.engine.upscaler import Upscaler
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
@@ -282,7 +282,7 @@ def test_tile_and_halo(image: np.ndarray, model: str) -> None:
         lazy = prepare(as_image(image, choices), choices)
         return lazy.plan.core, lazy.plan.halo
 
-    exact = Upscaler(__import__("tiny").tiny_net(), "cpu").config.exact_halo
+    exact = Upscaler(tiny_net(), "cpu").config.exact_halo
     assert plan() == (1024, min(48, exact))
     assert plan(model="default") == (1152, 40)
     assert plan(halo="exact") == (2048, exact)

@@ -8,51 +8,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import lazy_loader
+
 if TYPE_CHECKING:
-    from napari_swin2sr import errors
-    from napari_swin2sr.engine.upscaler import load_model
-    from napari_swin2sr.files import upscale_file
-    from napari_swin2sr.options import UpscaleOptions
-    from napari_swin2sr.upscale import apply
-    from napari_swin2sr.weights.catalog import list_models
+    from napari_swin2sr import errors as errors
+    from napari_swin2sr.engine.upscaler import load_model as load_model
+    from napari_swin2sr.files import upscale_file as upscale_file
+    from napari_swin2sr.options import UpscaleOptions as UpscaleOptions
+    from napari_swin2sr.upscale import apply as apply
+    from napari_swin2sr.weights.catalog import list_models as list_models
 
     __version__: str
 
-__all__ = [
-    "UpscaleOptions",
-    "__version__",
-    "apply",
-    "errors",
-    "list_models",
-    "load_model",
-    "upscale_file",
-]
-
-_HOMES = {
-    "UpscaleOptions": "options",
-    "apply": "upscale",
-    "errors": "errors",
-    "list_models": "model.zoo",
-    "load_model": "model.upscaler",
-    "upscale_file": "files",
-}
+_load, _names, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["errors"],
+    submod_attrs={
+        "engine.upscaler": ["load_model"],
+        "files": ["upscale_file"],
+        "options": ["UpscaleOptions"],
+        "upscale": ["apply"],
+        "weights.catalog": ["list_models"],
+    },
+)
+__all__ += ["__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name when it is first asked for (PEP 562)."""
+    """Load a public name when it is first asked for."""
     if name == "__version__":
         from importlib.metadata import version
 
-        value: Any = version("napari-swin2sr")
-    elif name in _HOMES:
-        from importlib import import_module
-
-        module = import_module(f"{__name__}.{_HOMES[name]}")
-        value = module if name == "errors" else getattr(module, name)
-    else:
+        return version("napari-swin2sr")
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    return _load(name)
 
 
 def __dir__() -> list[str]:

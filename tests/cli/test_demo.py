@@ -14,7 +14,7 @@ from PIL import Image
 from napari_swin2sr.cli import demo
 from napari_swin2sr.cli import main as cli
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,10 @@ import math
 import stat
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
 
-from napari_swin2sr.engine import cpu_native as fast_native
-from napari_swin2sr.engine.backends import prepare
-from napari_swin2sr.engine.cpu_native import NativeForward, prepare_native
-from napari_swin2sr.engine.cpu_torch import CpuForward
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-
-sys.path.insert(0, str(Path(__file__).parent))
 from helpers.golden import (
     TOLERANCE,
     VARIANTS,
@@ -26,6 +18,11 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
+from napari_swin2sr.engine import cpu_native as fast_native
+from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.cpu_native import NativeForward, prepare_native
+from napari_swin2sr.engine.cpu_torch import CpuForward
+from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 CPU = torch.device("cpu")
 

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from napari_swin2sr.engine import cpu_torch as fast_cpu
-from napari_swin2sr.engine.backends import prepare
-from napari_swin2sr.engine.cpu_torch import CpuForward
-from napari_swin2sr.errors import InputError
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-
-sys.path.insert(0, str(Path(__file__).parent))
 from helpers.golden import (
     TOLERANCE,
     VARIANTS,
@@ -25,6 +16,11 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
+from napari_swin2sr.engine import cpu_torch as fast_cpu
+from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.cpu_torch import CpuForward
+from napari_swin2sr.errors import InputError
+from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 
 def tiny(**values):

@@ -23,7 +23,7 @@ import json, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from napari_swin2sr.model import fast_gpu, kernels
+from napari_swin2sr.engine import cuda as fast_gpu, cuda_kernels as kernels
 from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 

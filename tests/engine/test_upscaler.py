@@ -221,7 +221,7 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
             import sys, resource, logging
             sys.path.insert(0, {str(Path(__file__).parents[1])!r})
             import numpy as np, torch
-            from tiny import tiny_net
+            from helpers.tiny import tiny_net
             from napari_swin2sr.engine.upscaler import Upscaler
             torch.set_num_threads(1)
             said = []
@@ -403,7 +403,7 @@ def test_a_forked_process_says_so_instead_of_hanging() -> None:
         warnings.simplefilter("ignore")
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         import numpy as np
-        from tiny import tiny_net
+        from helpers.tiny import tiny_net
         from napari_swin2sr.errors import InferenceError
         from napari_swin2sr.engine.upscaler import Upscaler
         upscaler = Upscaler(tiny_net(), "cpu")

@@ -19,7 +19,7 @@ from napari_swin2sr.formats.detect import Kind, check_place, kind_of, kind_of_ta
 
 @pytest.fixture
 def server(tmp_path):
-    script = Path(__file__).parents[1] / "range_server.py"
+    script = Path(__file__).parents[1] / "helpers" / "range_server.py"
     process = subprocess.Popen(
         [sys.executable, script, tmp_path], stdout=subprocess.PIPE, text=True
     )

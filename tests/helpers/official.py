@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from napari_swin2sr.model import Swin2SRConfig
-
-sys.path.insert(0, str(Path(__file__).parent))
 from helpers.golden import make_config, original_weights
+from napari_swin2sr.model import Swin2SRConfig
 
 
 def derived(config: Swin2SRConfig, image_size: int) -> dict[str, torch.Tensor]:

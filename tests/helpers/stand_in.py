@@ -75,10 +75,11 @@ def run_in_new_process(source, target, options: dict, smallest_level: int) -> li
     """
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import stand_in; stand_in.install()\n"
-        "from napari_swin2sr import upscale_file, work\n"
+        "from helpers import stand_in; stand_in.install()\n"
+        "from napari_swin2sr import upscale_file\n"
+        "from napari_swin2sr.runs import job as work\n"
         "work.SMALL_RESULT_BYTES = 0\n"
-        "from napari_swin2sr.formats import blocks\n"
+        "from napari_swin2sr.formats import pyramid as blocks\n"
         f"blocks.SMALLEST_LEVEL = {smallest_level}\n"
         "def tell(event):\n"
         "    if type(event).__name__ == 'RunStarted' and event.stage == 'tiles':\n"
@@ -87,4 +88,4 @@ def run_in_new_process(source, target, options: dict, smallest_level: int) -> li
         f"upscale_file({str(source)!r}, {str(target)!r}, progress=tell, **options)\n"
         "print('done', flush=True)\n"
     )
-    return [sys.executable, "-c", code, str(Path(__file__).parent)]
+    return [sys.executable, "-c", code, str(Path(__file__).parents[1])]

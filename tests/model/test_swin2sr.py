@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from helpers.golden import (
+    TOLERANCE,
+    VARIANTS,
+    make_config,
+    make_network,
+    pad_like_reference,
+    read_cases,
+)
 from napari_swin2sr.errors import InputError
 from napari_swin2sr.model import (
     Swin2SRConfig,
@@ -24,16 +30,6 @@ from napari_swin2sr.model.windows import (
     pad_to_window,
     shift_mask,
     to_windows,
-)
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers.golden import (
-    TOLERANCE,
-    VARIANTS,
-    make_config,
-    make_network,
-    pad_like_reference,
-    read_cases,
 )
 
 SIZES = [(8, 8), (16, 24), (40, 8)]

@@ -14,9 +14,11 @@ import zarr
 MEASURE = """
 import json, statistics, sys, time
 sys.path.insert(0, sys.argv[1])
-import stand_in, zarr, tifffile
-from napari_swin2sr import files, limits, upscale, work
-from napari_swin2sr.formats import blocks, geo_tags, ome_zarr, tiff_write
+import zarr, tifffile
+from helpers import stand_in
+from napari_swin2sr import files, upscale
+from napari_swin2sr.runs import job as work, resources as limits
+from napari_swin2sr.formats import geo_tags, ome_zarr, pyramid as blocks, tiff_write
 from napari_swin2sr.runs.runner import TileDone
 source, target, tile, model = sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5]
 if model == "stand-in":
@@ -79,7 +81,7 @@ def scene(path: Path, side: int) -> Path:
 
 
 def measure(source: Path, target: Path, tile: int, model: str = "stand-in") -> dict:
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, here, source, target, str(tile), model],
         capture_output=True,

@@ -47,15 +47,15 @@ PIXELS = noise((150, 170))
 N_TILES = 5 * 6
 
 ELSEWHERE = {
-    "R05": "test_kill.py::test_killed_a_few_times",
-    "R10": "io/test_tiff_files.py::test_a_file_that_was_cut_off_is_refused",
+    "R05": "runs/test_kill.py::test_killed_a_few_times",
+    "R10": "formats/test_tiff.py::test_a_file_that_was_cut_off_is_refused",
     "R12": "test_upscale_file.py::test_an_existing_result_is_not_replaced_unasked",
     "R13": "test_upscale_file.py::test_a_result_inside_its_source_or_around_it",
-    "R18": "test_cluster.py::test_forked_processes_are_refused",
-    "R19": "model/test_upscaler.py::test_a_thread_computes_without_gradients",
-    "R20": "test_lazy.py::test_threads_share_tiles_and_at_most_four_are_in_work",
-    "R21": "model/test_upscaler.py::test_threads_share_a_model",
-    "R24": "test_lazy.py::test_small_images",
+    "R18": "runs/test_cluster.py::test_forked_processes_are_refused",
+    "R19": "engine/test_upscaler.py::test_a_thread_computes_without_gradients",
+    "R20": "tiles/test_lazy.py::test_threads_share_tiles_and_at_most_four_are_in_work",
+    "R21": "engine/test_upscaler.py::test_threads_share_a_model",
+    "R24": "tiles/test_lazy.py::test_small_images",
     "R26": "test_upscale_file.py::test_home_folder_and_strange_names",
     "R28": "test_upscale_file.py::test_other_options_do_not_go_on",
 }
@@ -107,7 +107,7 @@ def test_every_fault_has_a_test():
     assert not missing
     for place in ELSEWHERE.values():
         file, name = place.split("::")
-        text = (Path(__file__).parent / file).read_text()
+        text = (Path(__file__).parents[1] / file).read_text()
         assert f"def {name}" in text
 
 
@@ -378,12 +378,12 @@ class _Stop:
 def command_line(source, target, *flags):
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
-        "import stand_in; stand_in.install()\n"
-        "from napari_swin2sr import cli\n"
+        "from helpers import stand_in; stand_in.install()\n"
+        "from napari_swin2sr.cli import main as cli\n"
         "sys.exit(cli.main())\n"
     )
     arguments = ["upscale", source, target, "--tile", "32", "--value-range", "0,65535"]
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     return [sys.executable, "-c", code, here, *map(str, arguments), *flags]
 
 
@@ -502,7 +502,7 @@ def test_r27_the_source_is_changed_during_the_run(source, target):
 def test_r29_a_program_that_ends_with_a_run_in_a_thread(source, target):
     code = (
         "import sys, threading, time; sys.path.insert(0, sys.argv[1])\n"
-        "import stand_in; stand_in.install()\n"
+        "from helpers import stand_in; stand_in.install()\n"
         "from napari_swin2sr import upscale_file\n"
         "token = threading.Event()\n"
         f"run = lambda: upscale_file({str(source)!r}, {str(target)!r}, tile=32,"
@@ -514,7 +514,7 @@ def test_r29_a_program_that_ends_with_a_run_in_a_thread(source, target):
     environment = {**os.environ, stand_in.SECONDS: "0.3"}
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
+        [sys.executable, "-c", code, str(Path(__file__).parents[1])],
         env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

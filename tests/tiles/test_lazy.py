@@ -305,7 +305,7 @@ import dask, sys, pickle
 dask.config.set({"array.query-planning": sys.argv[1] == "on"})
 import numpy as np
 sys.path.insert(0, sys.argv[2])
-from toy_network import repeat
+from helpers.toy_network import repeat
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
 from napari_swin2sr.tiles.lazy import LazyUpscaled
@@ -323,7 +323,7 @@ print(lazy.token)
 
 
 def test_both_dask_back_ends_and_the_token_is_the_same_everywhere():
-    folder = str(Path(__file__).parent)
+    folder = str(Path(__file__).parents[1])
     tokens = [
         subprocess.run(
             [sys.executable, "-c", PROGRAM, planning, folder],

@@ -19,7 +19,7 @@ import napari_swin2sr
 from napari_swin2sr.training.degrade import add_noise, downscale, resize_bicubic
 from napari_swin2sr.training.metrics import crop_border, psnr
 
-FOLDER = Path(napari_swin2sr.__file__).parent / "models" / "default"
+FOLDER = Path(napari_swin2sr.__file__).parent / "embedded" / "default"
 TOLERANCE = 0.3
 """dB that the model may be below bicubic on the worst input."""
 

@@ -178,7 +178,8 @@ def test_a_folder_called_like_a_model_needs_its_path(folder, monkeypatch):
 
 def test_finding_models_imports_no_torch():
     code = (
-        "import sys; from napari_swin2sr.weights.catalog import list_models, resolve_model;"
+        "import sys\n"
+        "from napari_swin2sr.weights.catalog import list_models, resolve_model\n"
         "list_models(); resolve_model('default'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -16,6 +16,16 @@ import pytest
 import safetensors.torch
 import torch
 
+from helpers.golden import (
+    TOLERANCE,
+    VARIANTS,
+    make_config,
+    original_weights,
+    read_cases,
+    read_config,
+    rename,
+)
+from helpers.official import official, write
 from helpers.shared import shared_path
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
@@ -27,18 +37,6 @@ from napari_swin2sr.weights.state_dict import (
     original_shapes,
     parameters,
 )
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers.golden import (
-    TOLERANCE,
-    VARIANTS,
-    make_config,
-    original_weights,
-    read_cases,
-    read_config,
-    rename,
-)
-from helpers.official import official, write
 
 NO_3CONV = [v for v in VARIANTS if v not in ("real_x4_large", "light_3conv")]
 """What transformers has a place for."""
@@ -306,7 +304,7 @@ def test_full_disk_leaves_nothing(tmp_path):
     script = f"""
         import resource, signal, sys
         sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
-        from tiny import tiny_net
+        from helpers.tiny import tiny_net
         from napari_swin2sr.errors import WeightsError
         from napari_swin2sr.weights.checkpoint import save_network
         net = tiny_net()

@@ -40,7 +40,7 @@ CHILD = """
     import dataclasses, json, sys, time
     from huggingface_hub import constants
     from napari_swin2sr.errors import WeightsError
-    from napari_swin2sr.model import zoo
+    from napari_swin2sr.weights import catalog as zoo
 
     order = json.load(sys.stdin)
     time.sleep = lambda seconds: None  # huggingface_hub waits half a minute in all

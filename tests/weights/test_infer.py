@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,6 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.golden import VARIANTS, make_config, original_weights
+from helpers.official import derived, official, write
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
@@ -23,10 +23,6 @@ from napari_swin2sr.weights.catalog import resolve_model
 from napari_swin2sr.weights.checkpoint import load_network, read_weights, save_network
 from napari_swin2sr.weights.infer import check_config, infer_config
 from napari_swin2sr.weights.state_dict import hub_shapes, original_shapes
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers.golden import VARIANTS, make_config, original_weights
-from helpers.official import derived, official, write
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -17,13 +17,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from helpers.bad_weights import ROWS, put, saved, state
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.weights.catalog import resolve_model
 from napari_swin2sr.weights.checkpoint import load_network, read_weights
-
-sys.path.insert(0, str(Path(__file__).parent))
-from helpers.bad_weights import ROWS, put, saved, state
 
 LIMIT = 2.0  # seconds
 GROWTH = 64 << 20  # bytes beyond the size of the file
@@ -194,8 +192,8 @@ def test_an_error_leaves_a_loaded_model_alone(tmp_path):
 
 
 ELSEWHERE = {
-    "W40": ("test_hub_download.py", "test_w40_"),
-    "W41": ("test_hub_download.py", "test_w41_"),
+    "W40": ("test_download.py", "test_w40_"),
+    "W41": ("test_download.py", "test_w41_"),
     "W42": ("test_checkpoint.py", "test_full_disk_leaves_nothing"),
 }
 

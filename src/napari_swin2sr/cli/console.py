@@ -39,7 +39,7 @@ class Report:
     """Show the events of a run: a bar on standard error, JSON lines on standard output.
 
     The bar has a rate and the time left, and appears only when standard error is a
-    terminal. Failed tiles are no business of the bar: `napari_swin2sr.runs.runner` logs them.
+    terminal. Failed tiles are no business of the bar: `runs.runner` logs them.
 
     Parameters
     ----------

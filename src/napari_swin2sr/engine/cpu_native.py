@@ -1,9 +1,9 @@
-"""The fast path on the CPU where a C compiler is at hand: see `fast_cpu.c`.
+"""The fast path on the CPU where a C compiler is at hand: see `cpu_native.c`.
 
 The kernels are compiled once per machine for its own instruction set, kept in the
 user's cache, and checked on the network's own result before they are used. Without a
 compiler, for other windows than 8 pixels, or if anything goes wrong, the path of
-`fast_cpu` serves.
+`cpu_torch` serves.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("fast_cpu.c")
+SOURCE = Path(__file__).with_name("cpu_native.c")
 
 FLAGS = (
     *("-O3", "-std=gnu11", "-shared", "-fPIC"),

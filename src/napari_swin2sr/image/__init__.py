@@ -1,1 +1,1 @@
-"""What an image is: axes, physical meaning, value ranges, missing pixels; NumPy only."""
+"""What an image is: axes, units, value ranges, missing pixels; NumPy only."""

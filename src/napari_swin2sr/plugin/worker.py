@@ -54,7 +54,7 @@ class Job:
     Attributes
     ----------
     title : what people read while it runs
-    work : runs in the worker thread; takes a reporter of `napari_swin2sr.runs.runner` events
+    work : runs in the worker thread; takes a reporter of `runs.runner` events
         (or of texts) and a token; must not touch layers or Qt
     done : takes the result of `work` on the main thread
     """

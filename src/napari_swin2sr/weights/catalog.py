@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.weights.download import Progress
 
-_EMBEDDED = Path(__file__).parents[1] / "models" / "default"
+_EMBEDDED = Path(__file__).parents[1] / "embedded" / "default"
 
-_EMBEDDED_CLEAN = Path(__file__).parents[1] / "models" / "default-clean"
+_EMBEDDED_CLEAN = Path(__file__).parents[1] / "embedded" / "default-clean"
 
 _RELEASE = "https://github.com/mv-lab/swin2sr/releases/download/v0.0.1/"
 
