@@ -20,8 +20,7 @@ import napari_swin2sr as nsr
 from napari_swin2sr.cli.demo import run_demo
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.model import Swin2SRConfig
-from napari_swin2sr.runs.resources import default_tile
-from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.tiles.plan import default_tile, plan_tiles
 
 ROOT = Path(__file__).resolve().parents[1]
 HALO_TILE = 128

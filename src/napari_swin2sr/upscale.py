@@ -28,9 +28,8 @@ from napari_swin2sr.image.xarray import (
     like_dataarray,
 )
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.runs.resources import default_tile
 from napari_swin2sr.tiles.lazy import LazyUpscaled
-from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.tiles.plan import default_tile, plan_tiles
 
 if TYPE_CHECKING:
     import dask.array as da

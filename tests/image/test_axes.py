@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from napari_swin2sr.errors import InputError
 from napari_swin2sr.image.axes import LETTERS, AxisLayout, resolve_axes
-from napari_swin2sr.tiles.plan import Box
+from napari_swin2sr.image.box import Box
 
 ORDERS = [
     "".join(order)

@@ -7,8 +7,7 @@ import pytest
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.model import Swin2SRConfig
 from napari_swin2sr.runs import resources as limits
-from napari_swin2sr.runs.resources import default_tile
-from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.tiles.plan import default_tile, plan_tiles
 
 LIGHT = Swin2SRConfig(embed_dim=60, depths=(6,) * 4, num_heads=(6,) * 4)
 WIDE = Swin2SRConfig(embed_dim=180, depths=(6,) * 6, num_heads=(6,) * 6)

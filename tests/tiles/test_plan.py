@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from helpers.toy_network import window_network
 from napari_swin2sr.errors import InputError, OptionError
-from napari_swin2sr.tiles.plan import Box, Pad, TilePlan, plan_tiles
+from napari_swin2sr.image.box import Box
+from napari_swin2sr.tiles.plan import Pad, TilePlan, plan_tiles
 
 sides = st.integers(0, 90)
 calm = settings(max_examples=60, deadline=None)  # this machine may be busy

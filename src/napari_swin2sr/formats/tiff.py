@@ -13,7 +13,7 @@ from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray
 from napari_swin2sr.formats.tiff_check import check_whole
 from napari_swin2sr.formats.tiff_metadata import imagej_fields, ome_fields, range_fields
 from napari_swin2sr.image.record import SpatialImage
-from napari_swin2sr.runs.resources import available_memory
+from napari_swin2sr.tiles.cache import available_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

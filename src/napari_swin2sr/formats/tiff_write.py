@@ -16,7 +16,7 @@ from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags
 from napari_swin2sr.formats.tiff_metadata import unit_symbol
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
-from napari_swin2sr.tiles.plan import Box
+from napari_swin2sr.image.box import Box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

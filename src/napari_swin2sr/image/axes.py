@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_swin2sr.tiles.plan import Box
+    from napari_swin2sr.image.box import Box
 
 LETTERS = "TCZYXS"
 """Time, channel, depth, row, column, sample (of an RGB or RGBA pixel)."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from napari_swin2sr.tiles.plan import Box
+from napari_swin2sr.image.box import Box
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,10 @@ from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.layer_source import LayerSource
 from napari_swin2sr.plugin.worker import duration
-from napari_swin2sr.runs.resources import available_memory, default_tile, estimate
+from napari_swin2sr.runs.resources import estimate
+from napari_swin2sr.tiles.cache import available_memory
 from napari_swin2sr.tiles.lazy import LazyUpscaled
-from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.tiles.plan import default_tile, plan_tiles
 
 _SPEED: dict[tuple[str, str], float] = {}
 """Network input pixels per second that runs of this process have reached."""

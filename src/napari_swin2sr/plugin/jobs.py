@@ -217,7 +217,7 @@ class _Cropping:
 
 def _room_for(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return an array for the result, if it fits in memory."""
-    from napari_swin2sr.runs.resources import available_memory
+    from napari_swin2sr.tiles.cache import available_memory
 
     needed = math.prod(shape) * dtype.itemsize
     free = available_memory()

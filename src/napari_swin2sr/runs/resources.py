@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 import sys
 import time
@@ -14,26 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_swin2sr.errors import MemoryLimitError, OutputError
-from napari_swin2sr.options import DEFAULT_TILE
+from napari_swin2sr.tiles.cache import available_memory
+from napari_swin2sr.tiles.plan import forward_bytes
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.config import Swin2SRConfig
-    from napari_swin2sr.options import Halo
     from napari_swin2sr.tiles.lazy import LazyUpscaled
-
-EXACT_TILE = 2048
-"""Core of a tile when the halo, which is then wide, is exact [input px]."""
-
-HALO_SHARE = 0.15
-"""What the halo may add to the pixels of a tile where nobody chose the tile."""
-
-DEFAULT_FORWARD_BYTES = 2.5e9
-"""What one forward over the core of a tile may take where nobody chose the tile."""
 
 _FLOAT32 = 4
 _PROBE_WINDOWS = 12
-_MAPS = 4
-_NO_LIMIT = 1 << 60  # cgroups write a number near 2**63 for "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +39,6 @@ class Estimate:
     output_bytes: int
     peak_bytes: int
     pixel_overhead: float
-
-
-def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
-    """Return the core of a tile where nobody asks for another [input px].
-
-    The least, in steps of 128 px, in which the halo adds less than `HALO_SHARE`, if
-    one forward fits in `DEFAULT_FORWARD_BYTES`. It follows from the model alone, not
-    from the memory of this machine: a run may go on elsewhere, and several machines
-    may share it.
-
-    Parameters
-    ----------
-    config : of the model
-    halo : as in `UpscaleOptions`
-    """
-    if halo == "exact":
-        return EXACT_TILE
-    wanted = 2 * config.halo(halo) / (math.sqrt(1 + HALO_SHARE) - 1)
-    fits = math.sqrt(DEFAULT_FORWARD_BYTES / _forward_bytes(config))
-    return max(DEFAULT_TILE, min(math.ceil(wanted / 128), int(fits / 128)) * 128)
 
 
 def estimate(lazy: LazyUpscaled, workers: int = 4) -> Estimate:
@@ -117,15 +84,7 @@ def _forward_bytes_per_pixel(block: object) -> int:
     device = getattr(block, "device", "auto")
     if config is None or not (device == "cpu" or (device == "auto" and _only_a_cpu())):
         return 0
-    return _forward_bytes(config)
-
-
-def _forward_bytes(config: Swin2SRConfig) -> int:
-    """Return the memory of one forward per input pixel.
-
-    The network holds up to three maps of all its features, and some more in between.
-    """
-    return _MAPS * config.embed_dim * _FLOAT32
+    return forward_bytes(config)
 
 
 def _only_a_cpu() -> bool:
@@ -184,66 +143,3 @@ def check_space(folder: Path, needed: int) -> None:
             "Make room or choose another place; check_space=False runs all the same, "
             "as an image that compresses well needs less"
         )
-
-
-def available_memory() -> int | None:
-    """Return the bytes this process may still use, or None where nobody tells.
-
-    The least of what the machine, the container (cgroups) and SLURM leave.
-    """
-    limits = [_machine(), *_cgroup(), _slurm()]
-    known = [limit for limit in limits if limit is not None]
-    return min(known, default=None)
-
-
-def _machine() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _cgroup() -> list[int]:
-    folder = Path("/sys/fs/cgroup")
-    pairs = (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    )
-    left = []
-    for limit_name, used_name in pairs:
-        try:
-            limit = int((folder / limit_name).read_text())
-            used = int((folder / used_name).read_text())
-        except (OSError, ValueError):  # absent, or the word "max"
-            continue
-        if limit < _NO_LIMIT:
-            left.append(limit - used + _reclaimable(folder))
-    return left
-
-
-def _reclaimable(folder: Path) -> int:
-    """Return what a cgroup counts as used but would give back: cached file pages."""
-    for name in ("memory.stat", "memory/memory.stat"):
-        try:
-            lines = (folder / name).read_text().splitlines()
-        except OSError:
-            continue
-        return sum(int(x.split()[1]) for x in lines if x.startswith("inactive_file "))
-    return 0
-
-
-def _slurm() -> int | None:
-    """Return the memory that SLURM gave to this job on this machine [bytes]."""
-    per_node, per_cpu = (os.environ.get(f"SLURM_MEM_PER_{x}") for x in ("NODE", "CPU"))
-    if per_node and per_node.isdecimal():
-        return int(per_node) * 2**20 or None
-    if per_cpu and per_cpu.isdecimal():
-        cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
-        return int(per_cpu) * 2**20 * (int(cpus) if cpus.isdecimal() else 1)
-    return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -152,3 +154,68 @@ One on the device and three that are read or finished keep a device busy.
 
 CACHE = BlockCache(256 * 2**20)
 """Finished tiles of this process, so that panning back computes nothing."""
+
+_NO_LIMIT = 1 << 60  # cgroups write a number near 2**63 for "none"
+
+
+def available_memory() -> int | None:
+    """Return the bytes this process may still use, or None where nobody tells.
+
+    The least of what the machine, the container (cgroups) and SLURM leave.
+    """
+    limits = [_machine(), *_cgroup(), _slurm()]
+    known = [limit for limit in limits if limit is not None]
+    return min(known, default=None)
+
+
+def _machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _cgroup() -> list[int]:
+    folder = Path("/sys/fs/cgroup")
+    pairs = (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    )
+    left = []
+    for limit_name, used_name in pairs:
+        try:
+            limit = int((folder / limit_name).read_text())
+            used = int((folder / used_name).read_text())
+        except (OSError, ValueError):  # absent, or the word "max"
+            continue
+        if limit < _NO_LIMIT:
+            left.append(limit - used + _reclaimable(folder))
+    return left
+
+
+def _reclaimable(folder: Path) -> int:
+    """Return what a cgroup counts as used but would give back: cached file pages."""
+    for name in ("memory.stat", "memory/memory.stat"):
+        try:
+            lines = (folder / name).read_text().splitlines()
+        except OSError:
+            continue
+        return sum(int(x.split()[1]) for x in lines if x.startswith("inactive_file "))
+    return 0
+
+
+def _slurm() -> int | None:
+    """Return the memory that SLURM gave to this job on this machine [bytes]."""
+    per_node, per_cpu = (os.environ.get(f"SLURM_MEM_PER_{x}") for x in ("NODE", "CPU"))
+    if per_node and per_node.isdecimal():
+        return int(per_node) * 2**20 or None
+    if per_cpu and per_cpu.isdecimal():
+        cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
+        return int(per_cpu) * 2**20 * (int(cpus) if cpus.isdecimal() else 1)
+    return None

@@ -7,67 +7,32 @@ what it would see in the whole image, and tiles need no blending.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 from napari_swin2sr.errors import InputError, OptionError
+from napari_swin2sr.image.box import Box
 from napari_swin2sr.options import DEFAULT_TILE
+
+if TYPE_CHECKING:
+    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.options import Halo
 
 DEFAULT_HALO = 48
 """Input pixels of real context per side: no seam above 0.02 of 255 levels."""
 
+EXACT_TILE = 2048
+"""Core of a tile when the halo, which is then wide, is exact [input px]."""
 
-@dataclass(frozen=True, slots=True)
-class Box:
-    """Rectangle [y0, y1) x [x0, x1) of pixels; which pixels, the owner says."""
+HALO_SHARE = 0.15
+"""What the halo may add to the pixels of a tile where nobody chose the tile."""
 
-    y0: int
-    x0: int
-    y1: int
-    x1: int
+DEFAULT_FORWARD_BYTES = 2.5e9
+"""What one forward over the core of a tile may take where nobody chose the tile."""
 
-    @property
-    def height(self) -> int:
-        """Rows in the box."""
-        return self.y1 - self.y0
-
-    @property
-    def width(self) -> int:
-        """Columns in the box."""
-        return self.x1 - self.x0
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        return self.height, self.width
-
-    @property
-    def slices(self) -> tuple[slice, slice]:
-        """The box as an index of a (Y, X) array."""
-        return slice(self.y0, self.y1), slice(self.x0, self.x1)
-
-    def scaled(self, upscale: int) -> Box:
-        """Return the same area on a grid that is `upscale` times finer."""
-        return Box(
-            self.y0 * upscale, self.x0 * upscale, self.y1 * upscale, self.x1 * upscale
-        )
-
-    def shifted(self, dy: int, dx: int) -> Box:
-        """Return the box moved by (dy, dx)."""
-        return Box(self.y0 + dy, self.x0 + dx, self.y1 + dy, self.x1 + dx)
-
-    def grown(self, margin: int) -> Box:
-        """Return the box with `margin` more pixels on every side."""
-        return Box(
-            self.y0 - margin, self.x0 - margin, self.y1 + margin, self.x1 + margin
-        )
-
-    def intersect(self, other: Box) -> Box | None:
-        """Return what both boxes share, or None when that is nothing."""
-        y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
-        y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
-        return Box(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
+_FEATURE_MAPS = 4  # of all features, that one forward holds at a time
 
 
 class Pad(NamedTuple):
@@ -321,3 +286,31 @@ def _ceil(n: int, step: int) -> int:
 
 def _up(n: int, step: int) -> int:
     return _ceil(n, step) * step
+
+
+def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
+    """Return the core of a tile where nobody asks for another [input px].
+
+    The least, in steps of 128 px, in which the halo adds less than `HALO_SHARE`, if
+    one forward fits in `DEFAULT_FORWARD_BYTES`. It follows from the model alone, not
+    from the memory of this machine: a run may go on elsewhere, and several machines
+    may share it.
+
+    Parameters
+    ----------
+    config : of the model
+    halo : as in `UpscaleOptions`
+    """
+    if halo == "exact":
+        return EXACT_TILE
+    wanted = 2 * config.halo(halo) / (math.sqrt(1 + HALO_SHARE) - 1)
+    fits = math.sqrt(DEFAULT_FORWARD_BYTES / forward_bytes(config))
+    return max(DEFAULT_TILE, min(math.ceil(wanted / 128), int(fits / 128)) * 128)
+
+
+def forward_bytes(config: Swin2SRConfig) -> int:
+    """Return the memory of one forward per input pixel.
+
+    The network holds up to three maps of all its features, and some more in between.
+    """
+    return _FEATURE_MAPS * config.embed_dim * 4

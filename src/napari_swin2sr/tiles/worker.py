@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike, NDArray
 from napari_swin2sr.errors import Cancelled, InferenceError
 from napari_swin2sr.image import nodata as missing
 from napari_swin2sr.image import resample as bicubic
+from napari_swin2sr.image.box import Box
 from napari_swin2sr.image.intensity import ValueRange, cast, missing_pixels
 from napari_swin2sr.image.reading import read_block
-from napari_swin2sr.tiles.plan import Box
 
 if TYPE_CHECKING:
     from napari_swin2sr.image.axes import AxisLayout
