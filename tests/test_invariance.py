@@ -13,8 +13,8 @@ import skimage.data
 import napari_swin2sr as nsr
 from helpers.reference import whole_pass
 from helpers.shared import shared_path
+from napari_swin2sr.model.swin2sr import load_network
 from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.checkpoint import load_network
 
 logger = logging.getLogger(__name__)
 

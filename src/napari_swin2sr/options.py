@@ -30,8 +30,11 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 """Arithmetic inside the transformer; everything else is always float32."""
 
+DEFAULT_HALO = 48
+"""Input pixels of real context per side: no seam above 0.02 of 255 levels."""
+
 DEFAULT_TILE = 1024
-"""Input pixels per side of a tile's core, at least: see `limits.default_tile`."""
+"""Input pixels per side of a tile's core, at least: see `tiles.plan.default_tile`."""
 
 
 def _option(default: Any, text: str, *, unit: str = "", choices: Any = None) -> Any:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import dask.array as da
 
     from napari_swin2sr.image.axes import AxisLayout
-    from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.options import Halo, RangeSpec
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 SMALL_BYTES = 2**24
 """Arrays in memory are named by their content up to this size, else at random."""

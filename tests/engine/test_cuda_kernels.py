@@ -18,8 +18,8 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
 from napari_swin2sr.engine.cuda import GpuForward, PackedLayer, can_fuse
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

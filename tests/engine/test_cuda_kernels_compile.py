@@ -24,7 +24,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from napari_swin2sr.engine import cuda as fast_gpu, cuda_kernels as kernels
-from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 
 capability, shape = int(sys.argv[1]), json.loads(sys.argv[2])

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_swin2sr.engine.reference import ModelHandle
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.weights.catalog import ResolvedModel
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 WINDOW = 8
 SECONDS = "STAND_IN_SECONDS"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def tiny_net(seed: int = 0, **changes: Any) -> Swin2SRForImageSuperResolution:
 
 def tiny_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     """Save such a network as a model folder."""
-    from napari_swin2sr.weights.checkpoint import save_network
+    from napari_swin2sr.model.swin2sr import save_network
 
     save_network(tiny_net(seed, **changes), folder)
     return folder

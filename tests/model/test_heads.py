@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from napari_swin2sr.model import Swin2SRConfig
-from napari_swin2sr.model.config import UPSAMPLERS
 from napari_swin2sr.model.heads import HEADS, Upsample, last_convolution
+from napari_swin2sr.weights.config import UPSAMPLERS
 
 UPSCALES = {
     "pixelshuffle": (1, 2, 3, 4, 8),

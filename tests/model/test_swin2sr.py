@@ -26,11 +26,11 @@ from napari_swin2sr.model import (
 )
 from napari_swin2sr.model.windows import (
     from_windows,
-    offset_tables,
     pad_to_window,
     shift_mask,
     to_windows,
 )
+from napari_swin2sr.weights.state_dict import offset_tables
 
 SIZES = [(8, 8), (16, 24), (40, 8)]
 
@@ -187,7 +187,7 @@ def test_the_documented_example_of_transformers(tmp_path):
     """Only the import line differs (and a folder stands for the name on the hub)."""
     from PIL import Image
 
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
     folder = tmp_path / "model"
     tiny().save_pretrained(folder)

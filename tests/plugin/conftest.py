@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from napari_swin2sr.image.record import SpatialImage
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.plugin.live.resample import slices_at, tile_grid
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 os.environ.setdefault(
     "NAPARI_CONFIG", str(Path(tempfile.mkdtemp(prefix="napari-")) / "settings.yaml")

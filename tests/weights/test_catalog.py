@@ -19,9 +19,9 @@ from helpers.shared import shared_path
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig
-from napari_swin2sr.weights import catalog as zoo
+from napari_swin2sr.model.swin2sr import load_network
+from napari_swin2sr.weights import registry
 from napari_swin2sr.weights.catalog import list_models, resolve_model
-from napari_swin2sr.weights.checkpoint import load_network
 
 PUBLISHED = {m.name: m for m in list_models()}
 
@@ -97,7 +97,7 @@ def test_damaged_default_is_noticed(tmp_path, monkeypatch):
     damaged = bytearray(resolve_model("default").path.read_bytes())
     damaged[-100] ^= 1
     (tmp_path / "model.safetensors").write_bytes(damaged)
-    monkeypatch.setattr(zoo, "_EMBEDDED", tmp_path)
+    monkeypatch.setattr(registry, "_EMBEDDED", tmp_path)
     with pytest.raises(WeightsError, match="damaged or was replaced"):
         resolve_model("default")
 

@@ -30,7 +30,8 @@ from helpers.shared import shared_path
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-from napari_swin2sr.weights.checkpoint import load_network, read_weights, save_network
+from napari_swin2sr.model.swin2sr import load_network, save_network
+from napari_swin2sr.weights.checkpoint import read_weights
 from napari_swin2sr.weights.state_dict import (
     count_parameters,
     hub_shapes,
@@ -306,7 +307,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
         from helpers.tiny import tiny_net
         from napari_swin2sr.errors import WeightsError
-        from napari_swin2sr.weights.checkpoint import save_network
+        from napari_swin2sr.model.swin2sr import save_network
         net = tiny_net()
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))

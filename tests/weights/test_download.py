@@ -26,8 +26,8 @@ from helpers.shared import shared_path
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig
+from napari_swin2sr.model.swin2sr import load_network
 from napari_swin2sr.weights import download
-from napari_swin2sr.weights.checkpoint import load_network
 from napari_swin2sr.weights.download import fetch_url
 
 REPO = "somebody/small-x2"
@@ -41,14 +41,16 @@ CHILD = """
     from huggingface_hub import constants
     from napari_swin2sr.errors import WeightsError
     from napari_swin2sr.weights import catalog as zoo
+    from napari_swin2sr.weights.registry import published_models
 
     order = json.load(sys.stdin)
     time.sleep = lambda seconds: None  # huggingface_hub waits half a minute in all
     constants.DOWNLOAD_CHUNK_SIZE = 1000  # it resumes after whole chunks
     seen = []
     if order["published"]:
-        known = zoo._models()["classical-x2"]
-        zoo._models()["classical-x2"] = dataclasses.replace(known, **order["published"])
+        known = published_models()
+        changed = dataclasses.replace(known["classical-x2"], **order["published"])
+        known["classical-x2"] = changed
     if order.get("file_limit"):
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

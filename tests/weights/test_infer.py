@@ -19,8 +19,9 @@ from helpers.official import derived, official, write
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
+from napari_swin2sr.model.swin2sr import load_network, save_network
 from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.checkpoint import load_network, read_weights, save_network
+from napari_swin2sr.weights.checkpoint import read_weights
 from napari_swin2sr.weights.infer import check_config, infer_config
 from napari_swin2sr.weights.state_dict import hub_shapes, original_shapes
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from helpers.bad_weights import ROWS, put, saved, state
 from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import WeightsError
+from napari_swin2sr.model.swin2sr import load_network
 from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.checkpoint import load_network, read_weights
+from napari_swin2sr.weights.checkpoint import read_weights
 
 LIMIT = 2.0  # seconds
 GROWTH = 64 << 20  # bytes beyond the size of the file

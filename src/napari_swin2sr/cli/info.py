@@ -65,7 +65,7 @@ def _devices() -> dict[str, str]:
 def _downloads() -> dict[str, str]:
     from huggingface_hub import constants
 
-    from napari_swin2sr.weights.catalog import cache_folder
+    from napari_swin2sr.weights.registry import cache_folder
 
     return {
         "hub cache": constants.HF_HUB_CACHE,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_swin2sr.engine.upscaler import Upscaler
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,17 +23,17 @@ from napari_swin2sr.errors import (
     MemoryLimitError,
     OptionError,
 )
+from napari_swin2sr.model.swin2sr import load_network
 from napari_swin2sr.options import check_precision
 from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.checkpoint import load_network
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.catalog import ResolvedModel
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 Forward: TypeAlias = Callable[["Tensor"], "Tensor"]
 

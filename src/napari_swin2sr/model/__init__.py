@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 if TYPE_CHECKING:
     from napari_swin2sr.model.processor import Swin2SRImageProcessor

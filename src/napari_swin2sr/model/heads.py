@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 NUM_FEATURES = 64
 """Channels between the convolutions of all heads but the lightweight one."""

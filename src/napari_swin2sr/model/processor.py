@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
-from napari_swin2sr.model.config import CONFIG_NAME, Swin2SRConfig
 from napari_swin2sr.replace import write_bytes
+from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.registry import CONFIG_NAME
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -149,12 +150,8 @@ class Swin2SRImageProcessor:
         """
         folder = Path(name_or_path)
         if not folder.exists():
-            from napari_swin2sr.weights.catalog import resolve_model  # may download
-
-            resolved = resolve_model(str(name_or_path))
-            if resolved.config is not None:
-                return cls(size_divisor=resolved.config.window_size)
-            folder = Path(resolved.path)
+            config = Swin2SRConfig.from_pretrained(name_or_path)
+            return cls(size_divisor=config.window_size)
         if not folder.is_dir():
             folder = folder.parent
         settings, found = {}, False

@@ -19,22 +19,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_swin2sr.errors import InputError
+from napari_swin2sr.errors import InputError, WeightsError
 from napari_swin2sr.model.heads import HEADS, PixelShuffleAux, conv3x3
 from napari_swin2sr.model.output import FeatureOutput, SuperResolutionOutput
 from napari_swin2sr.model.windows import (
     from_windows,
-    offset_tables,
     pad_to_window,
     shift_mask,
     to_windows,
 )
+from napari_swin2sr.weights.catalog import resolve_model
+from napari_swin2sr.weights.checkpoint import SUSPICIOUS, read_weights, write_weights
+from napari_swin2sr.weights.state_dict import offset_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
     from pathlib import Path
 
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean colour of the training pictures, subtracted from RGB input."""
@@ -66,7 +69,7 @@ class WindowAttention(nn.Module):
         self.query = nn.Linear(dim, dim, bias=config.qkv_bias)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=config.qkv_bias)
-        offsets, index = offset_tables(config.attention_window)
+        offsets, index = map(torch.from_numpy, offset_tables(config.attention_window))
         self.register_buffer("offsets", offsets, persistent=False)
         self.register_buffer("offset_index", index, persistent=False)
 
@@ -470,14 +473,49 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         WeightsError
             If the model cannot be found, downloaded, read or trusted.
         """
-        from napari_swin2sr.weights.catalog import resolve_model
-        from napari_swin2sr.weights.checkpoint import load_network
+        from napari_swin2sr.model.swin2sr import load_network
 
         found = resolve_model(str(name_or_path))
         return load_network(found.path, config or found.config, sha256=found.sha256)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder; return it."""
-        from napari_swin2sr.weights.checkpoint import save_network
+        from napari_swin2sr.model.swin2sr import save_network
 
         return save_network(self, folder)
+
+
+def load_network(
+    path: str | PathLike[str],
+    config: Swin2SRConfig | None = None,
+    *,
+    sha256: str | None = None,
+) -> Swin2SRForImageSuperResolution:
+    """Read a network, ready for inference on the CPU; see `read_weights`.
+
+    Raises
+    ------
+    WeightsError
+        Also if the network gives numbers that are not finite for a plain image.
+    """
+    state, config, _ = read_weights(path, config, sha256=sha256)
+    net = Swin2SRForImageSuperResolution(config)
+    net.load_state_dict(state, strict=True)
+    net.eval()
+    side = config.window_size
+    ramp = torch.linspace(0, 1, side * side).reshape(1, 1, side, side)
+    with torch.inference_mode():
+        finite = net.upscale_tile(ramp).isfinite().all()
+    if not finite:
+        reason = "the network gives numbers that are not finite for a grey ramp"
+        raise WeightsError(path, reason, SUSPICIOUS)
+    return net
+
+
+def save_network(
+    net: Swin2SRForImageSuperResolution,
+    folder: str | PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a network as a model folder; see `weights.checkpoint.write_weights`."""
+    return write_weights(net.state_dict(), net.config, folder, metadata)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MASKED = -100.0
-"""Added to the logit of two pixels that only the cyclic shift made neighbours."""
+from napari_swin2sr.weights.state_dict import MASKED
 
 
 def pad_to_window(x: Tensor, window: int) -> Tensor:
@@ -55,20 +54,3 @@ def shift_mask(
     side = to_windows(side[None, :, :, None], window)[0, ..., 0]  # (windows, L)
     different = side[:, None, :, None] != side[:, None, None, :]
     return like.new_zeros(different.shape).masked_fill_(different, MASKED)
-
-
-def offset_tables(window: int) -> tuple[Tensor, Tensor]:
-    """Return every offset between two pixels of a window, and which pair has which.
-
-    Returns
-    -------
-    offsets : ((2 * window - 1) ** 2, 2) float32 signed logarithmic (dy, dx)
-    index : (L, L) int64, row of `offsets` for each query and key
-    """
-    steps = torch.arange(1 - window, window, dtype=torch.float32)
-    steps = steps * 8 / max(window - 1, 1)
-    steps = steps.sign() * torch.log2(steps.abs() + 1) / 3
-    offsets = torch.cartesian_prod(steps, steps)
-    y, x = torch.cartesian_prod(torch.arange(window), torch.arange(window)).T
-    dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
-    return offsets, dy * (2 * window - 1) + dx

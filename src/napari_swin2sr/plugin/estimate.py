@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_swin2sr.image.intensity import ValueRange
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.layer_source import LayerSource
 from napari_swin2sr.plugin.worker import duration
@@ -16,6 +15,7 @@ from napari_swin2sr.runs.resources import estimate
 from napari_swin2sr.tiles.cache import available_memory
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import default_tile, plan_tiles
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 _SPEED: dict[tuple[str, str], float] = {}
 """Network input pixels per second that runs of this process have reached."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_swin2sr.model.config import Swin2SRConfig
 from napari_swin2sr.plugin.settings import own_models
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.box import Box
-from napari_swin2sr.options import DEFAULT_TILE
+from napari_swin2sr.options import DEFAULT_HALO, DEFAULT_TILE
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.options import Halo
-
-DEFAULT_HALO = 48
-"""Input pixels of real context per side: no seam above 0.02 of 255 levels."""
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 EXACT_TILE = 2048
 """Core of a tile when the halo, which is then wide, is exact [input px]."""

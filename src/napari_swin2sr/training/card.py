@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 WARNING = """\
 **Do not measure on invented pixels.** Super-resolution fills in detail that is likely,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from napari_swin2sr.errors import OptionError, OutputError, WeightsError
-from napari_swin2sr.model.config import Swin2SRConfig
+from napari_swin2sr.model.swin2sr import load_network, save_network
 from napari_swin2sr.replace import rename_over, scratch_folder, write_bytes
 from napari_swin2sr.training.card import write_card
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
@@ -26,7 +26,7 @@ from napari_swin2sr.training.teacher import (
     label_crops,
 )
 from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.checkpoint import load_network, save_network
+from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.weights.download import file_sha256
 
 if TYPE_CHECKING:

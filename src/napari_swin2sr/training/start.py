@@ -11,8 +11,8 @@ from napari_swin2sr.errors import OptionError
 from napari_swin2sr.training.degrade import keys_cubic
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.config import Swin2SRConfig
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 
 def bicubic_network(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:

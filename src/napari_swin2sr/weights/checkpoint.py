@@ -8,14 +8,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from napari_swin2sr.errors import WeightsError
-from napari_swin2sr.model.config import CONFIG_NAME, Swin2SRConfig
-from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
-from napari_swin2sr.model.windows import MASKED, offset_tables
 from napari_swin2sr.replace import write_bytes
 from napari_swin2sr.weights.infer import (
     ANOTHER_MODEL,
@@ -25,6 +23,7 @@ from napari_swin2sr.weights.infer import (
     recognise,
     stated_config,
 )
+from napari_swin2sr.weights.registry import CONFIG_NAME
 from napari_swin2sr.weights.safety import (
     DOWNLOAD_AGAIN,
     WEIGHTS_NAMES,
@@ -32,11 +31,19 @@ from napari_swin2sr.weights.safety import (
     find_weights,
     read_weights_file,
 )
-from napari_swin2sr.weights.state_dict import is_derived, is_original, parameters
+from napari_swin2sr.weights.state_dict import (
+    MASKED,
+    is_derived,
+    is_original,
+    offset_tables,
+    parameters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from os import PathLike
+
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 _WRAPPERS = ("params_ema", "params", "state_dict")
 """Where training code puts the weights, the averaged ones first."""
@@ -46,7 +53,7 @@ _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _LARGEST = 1e4
 """Real weights stay far below; single-precision results overflow far above."""
 
-_SUSPICIOUS = "Do not use it; get the weights from who published them."
+SUSPICIOUS = "Do not use it; get the weights from who published them."
 
 
 def read_weights(
@@ -102,35 +109,9 @@ def read_weights(
     return state, config, metadata
 
 
-def load_network(
-    path: str | PathLike[str],
-    config: Swin2SRConfig | None = None,
-    *,
-    sha256: str | None = None,
-) -> Swin2SRForImageSuperResolution:
-    """Read a network, ready for inference on the CPU; see `read_weights`.
-
-    Raises
-    ------
-    WeightsError
-        Also if the network gives numbers that are not finite for a plain image.
-    """
-    state, config, _ = read_weights(path, config, sha256=sha256)
-    net = Swin2SRForImageSuperResolution(config)
-    net.load_state_dict(state, strict=True)
-    net.eval()
-    side = config.window_size
-    ramp = torch.linspace(0, 1, side * side).reshape(1, 1, side, side)
-    with torch.inference_mode():
-        finite = net.upscale_tile(ramp).isfinite().all()
-    if not finite:
-        reason = "the network gives numbers that are not finite for a grey ramp"
-        raise WeightsError(path, reason, _SUSPICIOUS)
-    return net
-
-
-def save_network(
-    net: Swin2SRForImageSuperResolution,
+def write_weights(
+    state: Mapping[str, Tensor],
+    config: Swin2SRConfig,
     folder: str | PathLike[str],
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -145,23 +126,22 @@ def save_network(
     WeightsError
         If the folder cannot be written.
     """
-    config = net.config.to_dict()
+    values = config.to_dict()
     texts = {
         **(metadata or {}),
         "format": "pt",
-        METADATA_CONFIG: json.dumps(config),
+        METADATA_CONFIG: json.dumps(values),
     }
-    state = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in net.state_dict().items()
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in state.items()
     }
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        content = _in_order(safetensors.torch.save(state, texts))
+        content = _in_order(safetensors.torch.save(tensors, texts))
         write_bytes(target / WEIGHTS_NAMES[0], content)
         write_bytes(
-            target / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode()
+            target / CONFIG_NAME, (json.dumps(values, indent=2) + "\n").encode()
         )
     except OSError as error:
         reason = f"the model cannot be written there ({error.strerror or error})"
@@ -239,7 +219,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], file: WeightsFile) -> None:
             raise WeightsError(
                 file.path,
                 f"{name[:80]!r} claims {n_bytes} bytes, more than the file holds",
-                _SUSPICIOUS,
+                SUSPICIOUS,
             )
 
 
@@ -258,8 +238,8 @@ def _check_derived(
             same = bool(((tensor == 0) | (tensor == MASKED)).all())
         else:
             wanted = index if name.endswith("index") else offsets
-            same = tensor.numel() == wanted.numel() and torch.allclose(
-                tensor.double().flatten(), wanted.double().flatten(), atol=1e-5
+            same = tensor.numel() == wanted.size and np.allclose(
+                tensor.double().numpy().ravel(), wanted.ravel(), rtol=1e-5, atol=1e-5
             )
         if not same:
             reason = f"{name} is not what Swin2SR uses: this is another network"
@@ -291,10 +271,10 @@ def _check_values(state: dict[str, Tensor], path: Path) -> None:
         if not largest <= _LARGEST:  # nor NaN
             what = f"values up to {largest:g}" if largest > 0 else "NaN"
             reason = f"{name} holds {what}; weights are finite and below {_LARGEST:g}"
-            raise WeightsError(path, reason, _SUSPICIOUS)
+            raise WeightsError(path, reason, SUSPICIOUS)
     first = "swin2sr.first_convolution.weight"
     last = next(name for name in reversed(state) if name.endswith("weight"))
     for name in (first, last):
         if not state[name].any():
             reason = f"{name} is zero everywhere, so the image has no effect"
-            raise WeightsError(path, reason, _SUSPICIOUS)
+            raise WeightsError(path, reason, SUSPICIOUS)

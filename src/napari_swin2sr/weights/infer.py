@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import WeightsError
-from napari_swin2sr.model.config import CONFIG_NAME, Swin2SRConfig
+from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.registry import CONFIG_NAME
 from napari_swin2sr.weights.safety import WEIGHTS_NAMES
 from napari_swin2sr.weights.state_dict import (
     differences,

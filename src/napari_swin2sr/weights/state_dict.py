@@ -12,10 +12,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from napari_swin2sr.model.config import Swin2SRConfig
+    from numpy.typing import NDArray
+
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
     Value = TypeVar("Value")
 
@@ -29,6 +33,9 @@ BIAS_WIDTH = 512
 
 QKV = ("query", "key", "value")
 """Order of the row blocks in the fused `qkv` matrix of original checkpoints."""
+
+MASKED = -100.0
+"""Added to the logit of two pixels that only the cyclic shift made neighbors."""
 
 _DERIVED = re.compile(
     r"(attn_mask|attention\.self_mask"
@@ -185,6 +192,22 @@ def count_parameters(config: Swin2SRConfig) -> int:
 def is_derived(name: str) -> bool:
     """Tell whether a tensor follows from the configuration, in either family."""
     return _DERIVED.search(name) is not None
+
+
+def offset_tables(window: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return every offset between two pixels of a window, and which pair has which.
+
+    Returns
+    -------
+    offsets : ((2 * window - 1) ** 2, 2) float32 signed logarithmic (dy, dx)
+    index : (L, L) int64, row of `offsets` for each query and key
+    """
+    steps = np.arange(1 - window, window, dtype=np.float32) * 8 / max(window - 1, 1)
+    steps = np.sign(steps) * np.log2(np.abs(steps) + 1) / 3
+    offsets = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
+    y, x = np.divmod(np.arange(window**2), window)
+    dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
+    return offsets, dy * (2 * window - 1) + dx
 
 
 def without_derived(named: Mapping[str, Value]) -> dict[str, Value]:

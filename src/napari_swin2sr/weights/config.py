@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.options import DEFAULT_HALO
 from napari_swin2sr.replace import write_bytes
+from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_config
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -32,12 +34,6 @@ UPSAMPLERS = (
 
 RESI_CONNECTIONS = ("1conv", "3conv")
 """The convolution before each residual connection."""
-
-DEFAULT_HALO = 48
-"""Input pixels per side: within 1/1000 of the value range of the exact result."""
-
-CONFIG_NAME = "config.json"
-"""File of a model folder that holds the configuration."""
 
 _LIMIT = 65536
 """No hyper-parameter of a real network is larger; a damaged file may say anything."""
@@ -230,12 +226,7 @@ class Swin2SRConfig:
         """
         path = Path(name_or_path)
         if not path.exists():
-            from napari_swin2sr.weights.catalog import resolve_model  # may download
-
-            resolved = resolve_model(str(name_or_path))
-            if resolved.config is not None:
-                return resolved.config
-            path = Path(resolved.path)
+            return cls.from_dict(fetch_config(str(name_or_path)))
         if path.is_dir():
             path = path / CONFIG_NAME
         elif path.suffix != ".json":
