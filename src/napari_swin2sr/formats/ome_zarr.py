@@ -13,7 +13,6 @@ from napari_swin2sr.formats.detect import is_url, local_path
 from napari_swin2sr.formats.geo_tags import GeoTags
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.replace import RECORD
-from napari_swin2sr.runs.tile_store import open_zarr_node, stored_axes
 
 if TYPE_CHECKING:
     import os
@@ -77,6 +76,25 @@ def open_zarr(
             f"{type(error).__name__}: {error}"
         ) from error
     return agree(image, axes, rgb)
+
+
+def open_zarr_node(place: str | Path, mode: Any = "r") -> Any:
+    """Open a Zarr group or array.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the URL needs a library that is not installed.
+    """
+    import zarr
+
+    try:
+        return zarr.open(place, mode=mode)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{place}: {error}. Files at URLs need: "
+            'pip install "napari-swin2sr[remote]"'
+        ) from error
 
 
 def _describe(
@@ -253,6 +271,19 @@ def _named_axes(array: Any) -> str | None:
 
 
 # -- writing --------------------------------------------------------------------------
+
+
+def stored_axes(axes: str) -> str:
+    """Return the axes in the order that OME-Zarr asks for, samples as channels."""
+    letters = set(axes.replace("S", "C"))
+    return "".join(letter for letter in "TCZYX" if letter in letters)
+
+
+def stored_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape in the order of `stored_axes`."""
+    lengths = dict(zip(axes, shape, strict=True))
+    lengths["C"] = lengths.get("C", 1) * lengths.pop("S", 1)
+    return tuple(lengths[letter] for letter in stored_axes(axes))
 
 
 def ome_attributes(

@@ -78,7 +78,11 @@ def _write_alone(
     as_zarr: bool,
     progress: Callable[[object], None],
 ) -> None:
-    from napari_swin2sr.formats.ome_zarr import ome_attributes
+    from napari_swin2sr.formats.ome_zarr import (
+        ome_attributes,
+        stored_axes,
+        stored_shape,
+    )
     from napari_swin2sr.replace import (
         discard_store,
         draft_of,
@@ -87,7 +91,6 @@ def _write_alone(
     )
     from napari_swin2sr.runs.export import export
     from napari_swin2sr.runs.tile_job import Running, TileJob
-    from napari_swin2sr.runs.tile_store import stored_axes, stored_shape
 
     remove_drafts(target)
     draft = draft_of(target)

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.detect import Kind, is_url, local_path
-from napari_swin2sr.formats.ome_zarr import ZARR_FORMAT, georeference
+from napari_swin2sr.formats.ome_zarr import (
+    ZARR_FORMAT,
+    georeference,
+    stored_axes,
+    stored_shape,
+)
 from napari_swin2sr.formats.png_jpeg import check_picture
 from napari_swin2sr.formats.tiff_write import check_tiff
 from napari_swin2sr.replace import (
@@ -28,7 +33,6 @@ from napari_swin2sr.replace import (
 from napari_swin2sr.runs.fingerprint import identity_of
 from napari_swin2sr.runs.lock import as_json, differences
 from napari_swin2sr.runs.tile_job import TileJob, existing_store
-from napari_swin2sr.runs.tile_store import stored_axes, stored_shape
 from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from napari_swin2sr import replace
-from napari_swin2sr.errors import MissingDependencyError, OutputError
+from napari_swin2sr.errors import OutputError
+from napari_swin2sr.formats.ome_zarr import open_zarr_node
 from napari_swin2sr.replace import RECORD, flush_to_disk
 
 if TYPE_CHECKING:
@@ -259,38 +260,6 @@ class BlockSink:
         index = tuple(s.start // n for s, n in zip(place, unit, strict=True))
         key = self.array.metadata.encode_chunk_key(index)
         flush_to_disk(root / self.array.path / key)
-
-
-def stored_axes(axes: str) -> str:
-    """Return the axes in the order that OME-Zarr asks for, samples as channels."""
-    letters = set(axes.replace("S", "C"))
-    return "".join(letter for letter in "TCZYX" if letter in letters)
-
-
-def stored_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape in the order of `stored_axes`."""
-    lengths = dict(zip(axes, shape, strict=True))
-    lengths["C"] = lengths.get("C", 1) * lengths.pop("S", 1)
-    return tuple(lengths[letter] for letter in stored_axes(axes))
-
-
-def open_zarr_node(place: str | Path, mode: Any = "r") -> Any:
-    """Open a Zarr group or array.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the URL needs a library that is not installed.
-    """
-    import zarr
-
-    try:
-        return zarr.open(place, mode=mode)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{place}: {error}. Files at URLs need: "
-            'pip install "napari-swin2sr[remote]"'
-        ) from error
 
 
 async def _all_keys(store: Any, prefix: str) -> list[str]:
