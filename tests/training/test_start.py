@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.tiny import tiny_config
+from helpers.tiny import tiny_config, tiny_net
 from napari_swin2sr.errors import OptionError
 from napari_swin2sr.training.degrade import resize_bicubic
-from napari_swin2sr.training.start import bicubic_network
+from napari_swin2sr.training.start import bicubic_network, enlarge_head
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -44,3 +44,22 @@ def test_everything_in_between_can_learn() -> None:
 def test_geometries_without_room_are_refused(changes: dict, text: str) -> None:
     with pytest.raises(OptionError, match=text):
         bicubic_network(tiny_config(**changes))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_larger_head_starts_from_the_old_result_repeated(channels: int) -> None:
+    network = tiny_net(num_channels=channels)
+    image = torch.rand(1, channels, 16, 24, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        small = network.upscale_tile(image).numpy()
+        large = enlarge_head(network, 4).eval().upscale_tile(image).numpy()
+    np.testing.assert_allclose(large, small.repeat(2, -1).repeat(2, -2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "upscale"), [({}, 3), ({"upsampler": "pixelshuffle"}, 4)]
+)
+def test_a_head_that_cannot_grow_is_refused(changes: dict, upscale: int) -> None:
+    network = tiny_net(**changes)
+    with pytest.raises(OptionError, match="multiple of the model's own factor"):
+        enlarge_head(network, upscale)

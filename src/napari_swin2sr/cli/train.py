@@ -92,6 +92,12 @@ def _add_start(group: Any) -> None:
         "starts at bicubic interpolation",
     )
     group.add_argument(
+        "--upscale",
+        type=int,
+        metavar="N",
+        help="factor, a multiple of that of the model after --from [the model's own]",
+    )
+    group.add_argument(
         "--embed-dim", type=int, default=48, metavar="N", help="width [%(default)s]"
     )
     group.add_argument(
@@ -239,6 +245,7 @@ def _train(args: argparse.Namespace) -> int:
         folders=tuple(args.folders),
         output=args.output,
         start=args.start,
+        upscale=args.upscale,
         embed_dim=args.embed_dim,
         depths=args.depths,
         heads=args.heads,

@@ -18,7 +18,7 @@ from napari_swin2sr.training.card import write_card
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.loop import MARGIN, Trainer, use_bfloat16
 from napari_swin2sr.training.options import TrainOptions
-from napari_swin2sr.training.start import bicubic_network
+from napari_swin2sr.training.start import bicubic_network, enlarge_head
 from napari_swin2sr.training.teacher import (
     CONTEXT,
     LABELLED_SIZE,
@@ -55,6 +55,7 @@ class Plan:
     folders : images
     output : model folder to write
     start : model to fine-tune, or None for a new network that computes bicubic
+    upscale : factor; None for that of `start`, or 2
     embed_dim, depths, heads : geometry of a new network (upscale 2, RGB)
     teacher : stronger model to learn from as well, or None
     teacher_crops : crops that it labels
@@ -66,6 +67,7 @@ class Plan:
     folders: tuple[Path, ...]
     output: Path
     start: str | None = None
+    upscale: int | None = None
     embed_dim: int = 48
     depths: tuple[int, ...] = (4, 4)
     heads: tuple[int, ...] = (3, 3)
@@ -183,7 +185,14 @@ def starting_network(plan: Plan) -> Swin2SRForImageSuperResolution:
                 f"{network.config.num_channels} channel(s)",
                 "Only RGB models that enlarge can be fine-tuned",
             )
-        return network
+        if plan.upscale in (None, network.config.upscale):
+            return network
+        return enlarge_head(network, plan.upscale)
+    if plan.upscale not in (None, 2):
+        raise OptionError(
+            f"upscale={plan.upscale} without a model to start from: a new network has "
+            "upscale 2. Name one with --from, such as default"
+        )
     torch.manual_seed(plan.options.seed)
     config = Swin2SRConfig(
         embed_dim=plan.embed_dim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,6 +71,46 @@ def bicubic_network(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
                 )
     network.load_state_dict(weights)
     return network
+
+
+def enlarge_head(
+    network: Swin2SRForImageSuperResolution, upscale: int
+) -> Swin2SRForImageSuperResolution:
+    """Return a copy of a network with a head for a larger factor.
+
+    Each of the new output pixels begins as the old head's nearest output pixel, so
+    that training starts from the old model's result, repeated.
+
+    Parameters
+    ----------
+    network : with the head "pixelshuffledirect"
+    upscale : a multiple of the network's factor
+
+    Raises
+    ------
+    OptionError
+        If the head is another one, or the factor no multiple.
+    """
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+
+    config, old = network.config, network.config.upscale
+    if config.upsampler != "pixelshuffledirect" or upscale % old:
+        raise OptionError(
+            f"upscale={upscale} cannot start from a model with upscale {old} and the "
+            f"head {config.upsampler!r}; it takes a 'pixelshuffledirect' head and a "
+            "multiple of the model's own factor"
+        )
+    larger = Swin2SRForImageSuperResolution(
+        dataclasses.replace(config, upscale=upscale)
+    )
+    weights = network.state_dict()
+    phase = torch.arange(upscale) * old // upscale
+    phases = (phase[:, None] * old + phase).flatten()
+    for name in ("upsample.conv.weight", "upsample.conv.bias"):
+        by_phase = weights[name].unflatten(0, (-1, old**2))
+        weights[name] = by_phase[:, phases].flatten(0, 1)
+    larger.load_state_dict(weights)
+    return larger
 
 
 def _phase_kernels() -> list[tuple[np.ndarray, np.ndarray]]:
