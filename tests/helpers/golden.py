@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from helpers.shared import shared_path
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
+
+FOLDER = Path(__file__).parents[1] / "golden"
+"""The numbers; its README says how they were made."""
 
 VARIANTS = (
     *(f"classical_x{u}" for u in (2, 3, 4, 8)),
@@ -38,26 +41,19 @@ class Case(NamedTuple):
 
 def read_config(variant: str) -> dict[str, Any]:
     """Return the authors' hyper-parameters of a variant and its parameter shapes."""
-    path = shared_path("golden", "configs.json")
-    return json.loads(path.read_text())[variant]
+    return json.loads((FOLDER / "configs.json").read_text("utf-8"))[variant]
 
 
 def make_config(variant: str) -> Swin2SRConfig:
     """Return our configuration of a variant."""
-    values = dict(read_config(variant))
+    values = read_config(variant)
     del values["parameters"]
-    return Swin2SRConfig.from_dict(
-        {
-            **values,
-            "num_channels": values.pop("in_chans"),
-            "upsampler": values["upsampler"],
-        }
-    )
+    return Swin2SRConfig.from_dict(values | {"num_channels": values.pop("in_chans")})
 
 
 def read_cases(variant: str) -> list[Case]:
     """Return inputs and outputs of the reference."""
-    with np.load(shared_path("golden", "reference_outputs.npz")) as data:
+    with np.load(FOLDER / "reference_outputs.npz") as data:
         sizes = sorted({k.split("|")[1] for k in data if k.startswith(variant + "|")})
         return [
             Case(
