@@ -1,36 +1,34 @@
-"""What bounds the memory of a process: tiles in work and finished tiles kept."""
+"""What bounds the memory of a process: tiles in flight and finished blocks kept."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import psutil
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable
 
     from numpy.typing import NDArray
 
+Key: TypeAlias = "tuple[Hashable, Hashable]"
 
-class Admission:
-    """Lets a number of threads in at a time; a thread that is in may enter again.
+
+class ReentrantSemaphore:
+    """Lets so many threads in at a time; a thread that is in may enter again.
 
     A tile whose source is itself an upscaled image computes tiles within a tile: if
-    those had to queue, all places could be taken by threads that wait for one.
-
-    Parameters
-    ----------
-    limit : threads at a time; may be changed at any moment
+    those had to wait, all slots could be taken by threads that wait for one.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._inside = 0
-        self._changed = threading.Condition()
+        self._free = threading.Semaphore(limit)
         self._mine = threading.local()
 
     @property
@@ -38,71 +36,96 @@ class Admission:
         """Whether the calling thread is in."""
         return getattr(self._mine, "depth", 0) > 0
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Wait for a place, and keep it for the length of a ``with`` block."""
-        if self.is_mine:
-            yield
-            return
-        with self._changed:
-            self._changed.wait_for(lambda: self._inside < self.limit)
-            self._inside += 1
-        self._mine.depth = 1
-        try:
-            yield
-        finally:
+    def __enter__(self) -> None:
+        if not self.is_mine:
+            self._free.acquire()
             self._mine.depth = 0
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+        self._mine.depth += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._mine.depth -= 1
+        if not self.is_mine:
+            self._free.release()
 
 
 class BlockCache:
     """The most recently used blocks, up to a number of bytes; safe for threads.
 
-    Two threads that ask for the same block compute it once.
+    Every block is named by an owner, whose blocks can be dropped together, and an
+    index.
 
     Parameters
     ----------
-    limit_bytes : bytes to keep; may be changed, and holds from the next block on
+    limit_bytes : int
+        Bytes to keep; may be changed at any moment.
+    keep_one : bool
+        Whether a block that is larger than the limit is kept alone, or not at all.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self._n_bytes = 0
-        self._blocks: OrderedDict[tuple[int, Hashable], NDArray[Any]] = OrderedDict()
-        self._running: dict[tuple[int, Hashable], Future[NDArray[Any]]] = {}
+    def __init__(self, limit_bytes: int, *, keep_one: bool = False) -> None:
+        self._keep_one = keep_one
+        self._running: dict[Key, Future[NDArray[Any]]] = {}
         self._lock = threading.RLock()  # a finalizer may run inside any method
+        self._blocks: LRUCache[Key, NDArray[Any]] = LRUCache(0)
+        self.limit_bytes = limit_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """Bytes to keep at most."""
+        return self._limit_bytes
+
+    @limit_bytes.setter
+    def limit_bytes(self, limit: int) -> None:
+        with self._lock:
+            self._limit_bytes, old = limit, self._blocks
+            self._blocks = LRUCache(max(limit, 1), self._size)
+            while old:
+                self._keep(*old.popitem())  # the least recently used first
 
     @property
     def n_bytes(self) -> int:
         """Bytes kept now."""
-        return self._n_bytes
+        with self._lock:
+            return sum(block.nbytes for block in self._blocks.values())
 
-    def get(
+    def get(self, owner: Hashable, index: Hashable) -> NDArray[Any] | None:
+        """Return a block if it is here; it is then the most recently used one."""
+        with self._lock:
+            return self._blocks.get((owner, index))
+
+    def put(self, owner: Hashable, index: Hashable, block: NDArray[Any]) -> None:
+        """Keep a block, which must not be written to any more."""
+        with self._lock:
+            self._keep((owner, index), block)
+
+    def get_or_make(
         self,
-        owner: int,
+        owner: Hashable,
         index: Hashable,
         make: Callable[[], NDArray[Any]],
-        wait: bool,
+        *,
+        wait: bool = True,
         keep: bool = True,
     ) -> NDArray[Any]:
         """Return a block from the cache, from another thread that makes it, or made.
 
         Parameters
         ----------
-        owner, index : what the block is called
-        make : makes the block, which must not be written to any more
-        wait : wait for a thread that makes the same block; where waiting could never
-            end (inside `Admission`), make it twice instead
-        keep : remember a block that is made now
+        owner, index : hashable
+            What the block is called.
+        make : callable
+            Makes the block, which must not be written to any more.
+        wait : bool
+            Wait for a thread that makes the same block. Where waiting could never end
+            (inside a `ReentrantSemaphore`), make it twice instead.
+        keep : bool
+            Keep a block that is made now.
         """
         key = owner, index
         while True:
             with self._lock:
-                if key in self._blocks:
-                    self._blocks.move_to_end(key)
-                    return self._blocks[key]
+                if (kept := self._blocks.get(key)) is not None:
+                    return kept
                 running = self._running.get(key)
                 if running is None:
                     mine = self._running[key] = Future()
@@ -121,32 +144,31 @@ class BlockCache:
             mine.set_exception(error)
             raise
         if keep:
-            self._keep(key, block)
+            self.put(owner, index, block)
         self._finish(key)
         mine.set_result(block)
         return block
 
-    def forget(self, owner: int) -> None:
+    def forget(self, owner: Hashable) -> None:
         """Drop all blocks of an owner."""
         with self._lock:
             for key in [key for key in self._blocks if key[0] == owner]:
-                self._n_bytes -= self._blocks.pop(key).nbytes
+                del self._blocks[key]
 
-    def _finish(self, key: tuple[int, Hashable]) -> None:
+    def _finish(self, key: Key) -> None:
         with self._lock:
             del self._running[key]
 
-    def _keep(self, key: tuple[int, Hashable], block: NDArray[Any]) -> None:
-        if block.nbytes > self.limit_bytes:
-            return
-        with self._lock:
+    def _size(self, block: NDArray[Any]) -> int:
+        """Return the bytes of a block; one beyond the limit pushes out all others."""
+        return max(1, min(block.nbytes, self._limit_bytes))
+
+    def _keep(self, key: Key, block: NDArray[Any]) -> None:
+        if self._keep_one or block.nbytes <= self._limit_bytes:
             self._blocks[key] = block
-            self._n_bytes += block.nbytes
-            while self._n_bytes > self.limit_bytes:
-                self._n_bytes -= self._blocks.popitem(last=False)[1].nbytes
 
 
-TILES = Admission(4)
+TILES = ReentrantSemaphore(4)
 """Tiles of this process that are read, computed or waiting for the device at a time.
 
 One on the device and three that are read or finished keep a device busy.
@@ -158,27 +180,12 @@ CACHE = BlockCache(256 * 2**20)
 _NO_LIMIT = 1 << 60  # cgroups write a number near 2**63 for "none"
 
 
-def available_memory() -> int | None:
-    """Return the bytes this process may still use, or None where nobody tells.
+def available_memory() -> int:
+    """Return the bytes this process may still use.
 
     The least of what the machine, the container (cgroups) and SLURM leave.
     """
-    limits = [_machine(), *_cgroup(), _slurm()]
-    known = [limit for limit in limits if limit is not None]
-    return min(known, default=None)
-
-
-def _machine() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
+    return min(int(psutil.virtual_memory().available), *_cgroup(), *_slurm())
 
 
 def _cgroup() -> list[int]:
@@ -210,12 +217,11 @@ def _reclaimable(folder: Path) -> int:
     return 0
 
 
-def _slurm() -> int | None:
+def _slurm() -> list[int]:
     """Return the memory that SLURM gave to this job on this machine [bytes]."""
-    per_node, per_cpu = (os.environ.get(f"SLURM_MEM_PER_{x}") for x in ("NODE", "CPU"))
-    if per_node and per_node.isdecimal():
-        return int(per_node) * 2**20 or None
-    if per_cpu and per_cpu.isdecimal():
-        cpus = os.environ.get("SLURM_CPUS_ON_NODE", "1")
-        return int(per_cpu) * 2**20 * (int(cpus) if cpus.isdecimal() else 1)
-    return None
+    per_node, per_cpu, cpus = (
+        int(text) if (text := os.environ.get(f"SLURM_{name}", "")).isdecimal() else 0
+        for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
+    )
+    mebibytes = per_node or per_cpu * max(1, cpus)
+    return [mebibytes * 2**20] if mebibytes else []

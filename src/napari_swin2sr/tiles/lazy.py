@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import operator
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,10 @@ from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.intensity import as_dtype, cast
 from napari_swin2sr.image.reading import check_dtype, is_masked
 from napari_swin2sr.tiles import cache as memory
+from napari_swin2sr.tiles.chunks import ChunkGrid, forward
 from napari_swin2sr.tiles.worker import BlockFn, Gate, TileWorker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import dask.array as da
     from numpy.typing import DTypeLike, NDArray
 
@@ -196,7 +194,7 @@ class LazyUpscaled:
             nodata=self.nodata,
         )
         values = self.ranges[self.layout.channel_of(stack)]
-        with memory.TILES.place():
+        with memory.TILES:
             try:
                 plane = worker.compute(stack, tile, values)
             except Exception as error:
@@ -235,24 +233,25 @@ class LazyUpscaled:
         Integers, slices of any step and `...` are understood, nothing else; `dask()`
         understands more.
         """
-        wanted, single = _selection(key, self.shape)
-        forward = [r if r.step > 0 else r[::-1] for r in wanted]
-        out = self._empty(tuple(map(len, forward)))
-        sides = [max(sizes) for sizes in self.chunks]
+        region, finish = forward(key, self.shape)
+        out = self._empty(tuple(map(len, region)))
         # Going through an image that the cache cannot hold would only push out of it
         # what is being looked at.
         fits = self.nbytes <= memory.CACHE.limit_bytes
-        for pieces in itertools.product(*map(_pieces, forward, sides)):
-            index, place, inside = zip(*pieces, strict=True)
-            keep = fits or not self._is_all(index, inside)
-            out[place] = self._cached(index, keep)[inside]
-        view: NDArray[Any] = out[
-            tuple(
-                0 if one else slice(None, None, 1 if r.step > 0 else -1)
-                for r, one in zip(wanted, single, strict=True)
-            )
-        ]
+        for chunk in self._chunk_grid.meeting(region):
+            whole = [slice(0, s.stop - s.start, 1) for s in self.slices_at(chunk.index)]
+            keep = fits or list(chunk.inner) != whole
+            out[chunk.local] = self._cached(chunk.index, keep)[chunk.inner]
+        view: NDArray[Any] = out[finish]
         return view
+
+    @property
+    def _chunk_grid(self) -> ChunkGrid:
+        sides = [1] * self.ndim
+        sides[self.layout.y] = sides[self.layout.x] = self.plan.core * self.upscale
+        if self.layout.s is not None:
+            sides[self.layout.s] = self.layout.samples
+        return ChunkGrid.from_sides(self.shape, sides)
 
     def __array__(
         self, dtype: DTypeLike | None = None, copy: bool | None = None
@@ -262,11 +261,6 @@ class LazyUpscaled:
             raise ValueError("a lazy array cannot be an array without computing it")
         return np.asarray(self[...], dtype)
 
-    def _is_all(self, index: tuple[int, ...], inside: tuple[slice, ...]) -> bool:
-        """Tell whether places in a block are the whole block."""
-        lengths = (sizes[i] for i, sizes in zip(index, self.chunks, strict=True))
-        return all(p == slice(0, n, 1) for p, n in zip(inside, lengths, strict=True))
-
     def _cached(self, index: tuple[int, ...], keep: bool) -> NDArray[Any]:
         def make() -> NDArray[Any]:
             block = self.block_at(index)
@@ -274,7 +268,7 @@ class LazyUpscaled:
             return block
 
         wait = not memory.TILES.is_mine
-        return memory.CACHE.get(self._owner, index, make, wait, keep)
+        return memory.CACHE.get_or_make(self._owner, index, make, wait=wait, keep=keep)
 
     def _empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         out = np.empty(shape, self.dtype)
@@ -327,55 +321,3 @@ class LazyUpscaled:
     def _enter_cache(self) -> None:
         self._owner = next(_owners)
         weakref.finalize(self, memory.CACHE.forget, self._owner)
-
-
-# -- slicing --------------------------------------------------------------------------
-
-
-def _selection(key: Any, shape: tuple[int, ...]) -> tuple[list[range], list[bool]]:
-    """Return which places of each axis are meant, and which axes are single places."""
-    parts = key if isinstance(key, tuple) else (key,)
-    if sum(part is Ellipsis for part in parts) > 1:
-        raise IndexError("an index can have only one '...'")
-    if Ellipsis not in [p if p is Ellipsis else None for p in parts]:
-        parts = (*parts, Ellipsis)
-    at = next(k for k, part in enumerate(parts) if part is Ellipsis)
-    n_rest = len(shape) - len(parts) + 1
-    if n_rest < 0:
-        raise IndexError(f"{len(parts) - 1} indices for {len(shape)} axes")
-    parts = (*parts[:at], *[slice(None)] * n_rest, *parts[at + 1 :])
-    wanted, single = [], []
-    for part, n in zip(parts, shape, strict=True):
-        single.append(not isinstance(part, slice))
-        wanted.append(range(n)[part] if isinstance(part, slice) else _place(part, n))
-    return wanted, single
-
-
-def _place(part: Any, n: int) -> range:
-    try:
-        if isinstance(part, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(part)
-    except TypeError:
-        raise IndexError(
-            f"{part!r} is not understood as an index; use integers, slices and '...', "
-            "or the dask array that .dask() returns"
-        ) from None
-    if not -n <= number < n:
-        raise IndexError(f"index {number} is outside an axis of length {n}")
-    return range(number % n, number % n + 1)
-
-
-def _pieces(wanted: range, side: int) -> Iterator[tuple[int, slice, slice]]:
-    """Cut places along an axis into blocks: (block, where in result, where in block).
-
-    `wanted` goes up; every block but the last has the length `side`.
-    """
-    first = 0
-    while first < len(wanted):
-        block = wanted[first] // side
-        stop = min(len(wanted), -(-((block + 1) * side - wanted.start) // wanted.step))
-        start = block * side
-        inside = slice(wanted[first] - start, wanted[stop - 1] - start + 1, wanted.step)
-        yield block, slice(first, stop), inside
-        first = stop
