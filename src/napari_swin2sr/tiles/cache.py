@@ -185,7 +185,7 @@ def available_memory() -> int:
 
     The least of what the machine, the container (cgroups) and SLURM leave.
     """
-    return min(int(psutil.virtual_memory().available), *_cgroup(), *_slurm())
+    return min([int(psutil.virtual_memory().available), *_cgroup(), *_slurm()])
 
 
 def _cgroup() -> list[int]:
