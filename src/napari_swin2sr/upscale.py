@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.errors import InputError, OptionError
-from napari_swin2sr.image.axes import resolve_axes
+from napari_swin2sr.image.axes import agree_axes, resolve_axes
 from napari_swin2sr.image.intensity import fit_ranges
 from napari_swin2sr.image.reading import check_dtype
 from napari_swin2sr.image.record import SpatialImage
@@ -141,15 +141,17 @@ def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
 
         array = open_image(array, axes=options.axes, rgb=options.rgb)
     if isinstance(array, SpatialImage):
-        axes = _agreed_axes(array.shape, array.axes, options)
+        axes = agree_axes(array.shape, array.axes, options.axes, options.rgb).axes
         return dataclasses.replace(array, axes=axes)
     if is_dataarray(array):
         check_dtype(array.dtype)
         known = axes_of(array) if options.axes is None else None
-        return from_dataarray(array, _agreed_axes(array.shape, known, options))
+        return from_dataarray(
+            array, agree_axes(array.shape, known, options.axes, options.rgb).axes
+        )
     pixels = as_pixels(array)
     check_dtype(pixels.source.dtype)
-    axes = _agreed_axes(pixels.source.shape, pixels.axes, options)
+    axes = agree_axes(pixels.source.shape, pixels.axes, options.axes, options.rgb).axes
     return SpatialImage(data=pixels.source, axes=axes, source=type(array).__name__)
 
 
@@ -225,19 +227,6 @@ def _names_itself(source: Any) -> bool:
         return source.nbytes <= SMALL_BYTES
     library = type(source).__module__.partition(".")[0]
     return library in ("h5py", "zarr") or hasattr(source, "__dask_tokenize__")
-
-
-def _agreed_axes(
-    shape: tuple[int, ...], known: str | None, options: UpscaleOptions
-) -> str:
-    """Join what the image and the options say about the axes."""
-    if options.axes is not None or known is None:
-        return resolve_axes(shape, options.axes, options.rgb).axes
-    if options.rgb is True and "S" not in known:
-        known = known.replace("C", "S")
-    elif options.rgb is False and "C" not in known:
-        known = known.replace("S", "C")
-    return resolve_axes(shape, known, options.rgb).axes
 
 
 def _dtype_name(dtype: Any) -> str:

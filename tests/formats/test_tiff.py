@@ -255,7 +255,7 @@ def test_colour_tables_are_refused(tmp_path):
     tifffile.imwrite(
         path, noise((20, 20), "uint8"), photometric="palette", colormap=table
     )
-    with pytest.raises(FileError, match="colour table"):
+    with pytest.raises(FileError, match="color table"):
         open_image(path)
 
 

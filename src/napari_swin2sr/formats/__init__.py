@@ -1,4 +1,4 @@
-"""Images in files: what a path holds is found out here, the rest by its own room."""
+"""Images in files: what a path holds is found out here, the rest by its own module."""
 
 from __future__ import annotations
 
@@ -29,15 +29,21 @@ def open_image(
     Parameters
     ----------
     source : path or URL
-    series : number of the image, for files that hold several
-    level : level of a pyramid; 0 is the full size
-    axes : one letter of TCZYXS per axis, instead of what the file says
-    rgb : whether three or four channels are samples of one colour image
+        File or folder.
+    series : int, optional
+        Number of the image, for files that hold several.
+    level : int, optional
+        Level of a pyramid; 0 is the full size.
+    axes : str, optional
+        One letter of TCZYXS per axis, instead of what the file says.
+    rgb : bool, optional
+        Whether three or four channels are samples of one color image.
 
     Returns
     -------
-    SpatialImage with axes, pixel size, unit, channel names and whatever else the file
-    knows: colours, value range, nodata, transform, coordinate reference system
+    SpatialImage
+        With axes, pixel size, unit, channel names and whatever else the file knows:
+        colors, value range, nodata, transform, coordinate reference system.
 
     Raises
     ------
@@ -48,44 +54,28 @@ def open_image(
     MissingDependencyError
         If an optional library is needed.
     """
-    from napari_swin2sr.formats.detect import Kind, kind_of, local_path
+    import dataclasses
 
-    kind = kind_of(source)
+    from napari_swin2sr.formats.detect import Kind, Location, kind_of
+    from napari_swin2sr.image.axes import agree_axes
+
+    location = Location.from_user(source)
+    kind = kind_of(location)
     if kind is Kind.ZARR:
         from napari_swin2sr.formats.ome_zarr import open_zarr
 
-        return open_zarr(source, series=series, level=level, axes=axes, rgb=rgb)
-    if kind is Kind.RASTER:
+        image = open_zarr(location, series=series, level=level)
+    elif kind is Kind.RASTER:
         from napari_swin2sr.formats.geotiff import open_raster
 
-        image = open_raster(source, series=series, level=level)
+        image = open_raster(location, series=series, level=level)
     elif kind is Kind.TIFF:
         from napari_swin2sr.formats.tiff import open_tiff
 
-        image = open_tiff(local_path(source), series=series, level=level)
+        image = open_tiff(location.path, series=series, level=level)
     else:
         from napari_swin2sr.formats.png_jpeg import open_picture
 
-        image = open_picture(local_path(source))
-    return agree(image, axes, rgb)
-
-
-def agree(image: SpatialImage, axes: str | None, rgb: bool | None) -> SpatialImage:
-    """Return the image with the axes that a person has asked for.
-
-    Raises
-    ------
-    InputError
-        If they do not fit its shape.
-    """
-    import dataclasses
-
-    from napari_swin2sr.image.axes import resolve_axes
-
-    known = image.axes
-    if axes is None and rgb is True and "S" not in known:
-        known = known.replace("C", "S")
-    elif axes is None and rgb is False and "C" not in known:
-        known = known.replace("S", "C")
-    names = resolve_axes(image.shape, axes or known, rgb).axes
-    return image if names == image.axes else dataclasses.replace(image, axes=names)
+        image = open_picture(location.path)
+    names = agree_axes(image.shape, image.axes or None, axes, rgb).axes
+    return dataclasses.replace(image, axes=names)

@@ -2,7 +2,7 @@
 
 The rules are those of the OGC GeoTIFF standard 1.1: a scale and a tie point for
 north-up rasters, a 4 x 4 matrix for all others, and keys that say what the numbers
-mean. `PixelIsPoint` files tie the *centre* of a pixel; here every transform is of
+mean. `PixelIsPoint` files tie the *center* of a pixel; here every transform is of
 pixel corners.
 """
 
@@ -30,7 +30,7 @@ _POINT, _USER_DEFINED = 2, 32767
 
 @dataclass(frozen=True, slots=True)
 class GeoTags:
-    """What a GeoTIFF says besides transform, nodata and band names.
+    """What a GeoTIFF says besides transform and nodata.
 
     Attributes
     ----------
@@ -45,6 +45,17 @@ class GeoTags:
     ground_points: tuple[tuple[float, ...], ...] = ()
     metadata: tuple[tuple[str, int | None, str, str], ...] = ()
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> GeoTags:
+        """Make them again from their dictionary, lists as tuples."""
+        return cls(
+            keys=tuple(record["keys"]),
+            doubles=tuple(record["doubles"]),
+            ascii=record["ascii"],
+            ground_points=tuple(map(tuple, record["ground_points"])),
+            metadata=tuple(map(tuple, record["metadata"])),
+        )
+
     @property
     def key_values(self) -> dict[int, int]:
         """The keys that are plain numbers."""
@@ -53,7 +64,7 @@ class GeoTags:
 
     @property
     def is_point(self) -> bool:
-        """Whether the file ties the centres of pixels."""
+        """Whether the file ties the centers of pixels."""
         return self.key_values.get(_RASTER_TYPE) == _POINT
 
     @property
@@ -88,15 +99,8 @@ def read_geo_tags(
 ) -> tuple[Transform | None, GeoTags]:
     """Return the corner transform, if there is one, and all the rest.
 
-    Parameters
-    ----------
-    tags : code -> value, of the first page
-    path : for messages
-
-    Raises
-    ------
-    FileError
-        If the tags contradict themselves.
+    `tags` are those of the first page, `path` is for messages. Raises FileError if
+    the tags contradict themselves.
     """
     geo = GeoTags(
         keys=tuple(int(k) for k in tags.get(_KEYS, ())),

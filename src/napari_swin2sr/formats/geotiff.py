@@ -1,6 +1,6 @@
 """What needs GDAL: JPEG 2000, Sentinel-2 SAFE folders, rasters at URLs, COG.
 
-The only room that imports rasterio, and only inside its functions. GeoTIFF files
+The only module that imports rasterio, and only inside its functions. GeoTIFF files
 themselves are read and written without it.
 """
 
@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
-from napari_swin2sr.formats.detect import is_url, local_path
 from napari_swin2sr.formats.geo_tags import GeoTags, read_geo_tags
 from napari_swin2sr.image.record import SpatialImage
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import NDArray
+
+    from napari_swin2sr.formats.detect import Location
 
 _SENTINEL_BANDS = {
     10: ("B02", "B03", "B04", "B08"),
@@ -35,13 +34,9 @@ _BAND_FILE = re.compile(r"_(B\d[\dA])(?:_(\d\d)m)?\.jp2$", re.IGNORECASE)
 class RasterArray:
     """Bands of one size, from one file or several, as a lazy (C, Y, X) array.
 
-    It pickles as names and numbers. GDAL's handles must not be shared, so every
-    thread opens its own.
-
-    Parameters
-    ----------
-    bands : file or URL, and number of the band in it from 1, for each band
-    level : overview level; 0 is the full size
+    `bands` are a file or URL, and the number of the band in it from 1, for each band;
+    `level` is that of the overview, 0 being the full size. It pickles as names and
+    numbers. GDAL's handles must not be shared, so every thread opens its own.
     """
 
     def __init__(self, bands: tuple[tuple[str, int], ...], level: int = 0) -> None:
@@ -108,28 +103,14 @@ class RasterArray:
         return opened[name]
 
 
-def open_raster(
-    source: str | os.PathLike[str], *, series: int = 0, level: int = 0
-) -> SpatialImage:
-    """Describe a raster that GDAL reads.
+def open_raster(location: Location, *, series: int = 0, level: int = 0) -> SpatialImage:
+    """Describe a JPEG 2000 file, a SAFE folder (or its MTD_MSIL*.xml) or a GeoTIFF URL.
 
-    Parameters
-    ----------
-    source : JPEG 2000 file, Sentinel-2 SAFE folder (or its MTD_MSIL*.xml), URL of a
-        GeoTIFF
-    series : of a SAFE folder, 0 for the bands of 10 m, 1 for 20 m, 2 for 60 m
-    level : overview level; 0 is the full size
-
-    Raises
-    ------
-    FileError
-        If it cannot be read.
-    MissingDependencyError
-        If rasterio is not installed.
+    `series` of a SAFE folder is 0 for the bands of 10 m, 1 for 20 m, 2 for 60 m.
     """
-    if is_url(source):
-        return _open_file(str(source), level)
-    path = local_path(source)
+    if location.is_url:
+        return _open_file(str(location), level)
+    path = location.path
     if path.is_dir():
         return _open_safe(path, series, level)
     if path.name.startswith("MTD_MSIL"):
@@ -138,15 +119,7 @@ def open_raster(
 
 
 def as_cloud_optimized(source: Path, target: Path) -> None:
-    """Turn a GeoTIFF into a Cloud Optimized GeoTIFF.
-
-    Raises
-    ------
-    OutputError
-        If GDAL cannot write it.
-    MissingDependencyError
-        If rasterio is not installed.
-    """
+    """Turn a GeoTIFF into a Cloud Optimized GeoTIFF."""
     rasterio = _rasterio(target)
     from rasterio.shutil import copy
 
@@ -157,13 +130,7 @@ def as_cloud_optimized(source: Path, target: Path) -> None:
 
 
 def tags_of_crs(crs: str) -> GeoTags:
-    """Return the GeoTIFF keys of a coordinate reference system, as GDAL writes them.
-
-    Raises
-    ------
-    MissingDependencyError
-        If rasterio is not installed.
-    """
+    """Return the GeoTIFF keys of a coordinate reference system, as GDAL writes them."""
     import io
 
     import tifffile
@@ -190,11 +157,11 @@ def _open_file(name: str, level: int) -> SpatialImage:
         bands = tuple((name, k + 1) for k in range(dataset.count))
         array = RasterArray(bands, level)
     colors = [c.name for c in dataset.colorinterp]
-    is_colour = colors in (["red", "green", "blue"], ["red", "green", "blue", "alpha"])
+    is_color = colors in (["red", "green", "blue"], ["red", "green", "blue", "alpha"])
     names = tuple(d or "" for d in dataset.descriptions)
     return SpatialImage(
         data=array,
-        axes="SYX" if is_colour else "CYX",
+        axes="SYX" if is_color else "CYX",
         channel_names=names if any(names) else (),
         source=name,
         nodata=dataset.nodata,

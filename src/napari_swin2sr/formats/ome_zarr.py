@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -9,15 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from napari_swin2sr.errors import FileError, InputError, MissingDependencyError
-from napari_swin2sr.formats.detect import is_url, local_path
 from napari_swin2sr.formats.geo_tags import GeoTags
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.replace import RECORD
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
+    from napari_swin2sr.formats.detect import Location
     from napari_swin2sr.image.intensity import ValueRange
 
 OmeVersion: TypeAlias = Literal["0.4", "0.5"]
@@ -27,65 +27,35 @@ ZARR_FORMAT: dict[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 
 _TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
-_RGBA = (
-    ("red", "FF0000"),
-    ("green", "00FF00"),
-    ("blue", "0000FF"),
-    ("alpha", "FFFFFF"),
-)
+_RGBA = {"red": "FF0000", "green": "00FF00", "blue": "0000FF", "alpha": "FFFFFF"}
 
 
 # -- reading --------------------------------------------------------------------------
 
 
-def open_zarr(
-    source: str | os.PathLike[str],
-    *,
-    series: int = 0,
-    level: int = 0,
-    axes: str | None = None,
-    rgb: bool | None = None,
-) -> SpatialImage:
+def open_zarr(location: Location, *, series: int = 0, level: int = 0) -> SpatialImage:
     """Describe an image in a Zarr store: OME-Zarr, or a plain array.
 
-    Parameters
-    ----------
-    source : path or URL of a group or an array
-    series : number of the image, for stores that hold several
-    level : level of the pyramid; 0 is the full size
-    axes, rgb : as for `open_image`
-
-    Raises
-    ------
-    FileError
-        If there is no image, or only one that a run has not finished.
-    InputError
-        If the meaning of the axes is not clear.
+    The axes are "" if the store does not name them. Raises FileError if there is no
+    image, or only one that a run has not finished.
     """
-    from napari_swin2sr.formats import agree
-
-    place: str | Path = str(source) if is_url(source) else local_path(source)
     try:
-        node = open_zarr_node(place)
-        image = _describe(node, place, series, level, axes, rgb)
+        node, location = _find_image(open_zarr_node(location.place), location, series)
+        if hasattr(node, "dtype"):
+            axes = _named_axes(node)
+            return SpatialImage(data=node, axes=axes, source=str(location))
+        return _multiscale(node, location, level)
     except (FileError, InputError, MissingDependencyError):
         raise
     except Exception as error:
         raise FileError(
-            f"{source}: not a Zarr image that can be read: "
+            f"{location}: not a Zarr image that can be read: "
             f"{type(error).__name__}: {error}"
         ) from error
-    return agree(image, axes, rgb)
 
 
 def open_zarr_node(place: str | Path, mode: Any = "r") -> Any:
-    """Open a Zarr group or array.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the URL needs a library that is not installed.
-    """
+    """Open a Zarr group or array; URLs may need libraries that are not installed."""
     import zarr
 
     try:
@@ -97,85 +67,60 @@ def open_zarr_node(place: str | Path, mode: Any = "r") -> Any:
         ) from error
 
 
-def _describe(
-    node: Any,
-    place: str | Path,
-    series: int,
-    level: int,
-    axes: str | None,
-    rgb: bool | None,
-) -> SpatialImage:
-    if hasattr(node, "dtype"):
-        names = axes or _named_axes(node)
-        if names is None:
-            from napari_swin2sr.image.axes import resolve_axes
-
-            names = resolve_axes(node.shape, None, rgb).axes
-        return SpatialImage(data=node, axes=names, source=str(place))
-    attributes = dict(node.attrs)
-    record = attributes.get(RECORD)
-    if isinstance(record, dict) and record.get("complete") is False:
-        raise FileError(
-            f"{place}: the result of a run that is not finished. Run it again to its "
-            "end first"
-        )
-    ome = _ome_of(attributes)
-    if "multiscales" not in ome:
-        return _inside(node, place, ome, series, level, axes, rgb)
-    if "image-label" in ome:
-        raise InputError(
-            f"{place}: holds labels; numbers of objects cannot be interpolated"
-        )
-    return _multiscale(node, place, ome, level, record)
+def _find_image(node: Any, location: Location, series: int) -> tuple[Any, Location]:
+    """Go down to the array or the multiscale group, and return where it is."""
+    while not hasattr(node, "dtype"):
+        ome, record = _ome_of(node), node.attrs.get(RECORD)
+        if isinstance(record, dict) and record.get("complete") is False:
+            raise FileError(
+                f"{location}: the result of a run that is not finished. Run it again "
+                "to its end first"
+            )
+        if "multiscales" in ome:
+            break
+        if "plate" in ome or "well" in ome:
+            raise FileError(
+                f"{location}: a plate with many images. Give the path of one of them, "
+                f"such as {location / 'A/1/0'}"
+            )
+        groups, arrays = sorted(node.group_keys()), sorted(node.array_keys())
+        if str(series) in groups and "multiscales" in _ome_of(node[str(series)]):
+            node, location = node[str(series)], location / str(series)
+        elif len(arrays) == 1:
+            node = node[arrays[0]]
+        else:
+            inside = ", ".join([*groups, *arrays][:10]) or "it is empty"
+            raise FileError(
+                f"{location}: this group is no image (it has no multiscales). Give the "
+                f"path of what is inside: {inside}"
+            )
+    return node, location
 
 
-def _ome_of(attributes: dict[str, Any]) -> dict[str, Any]:
+def _ome_of(group: Any) -> dict[str, Any]:
     """Return the OME metadata, wherever this version keeps them."""
+    attributes = dict(group.attrs)
     ome = attributes.get("ome")
     return ome if isinstance(ome, dict) else attributes
 
 
-def _inside(
-    group: Any,
-    place: str | Path,
-    ome: Mapping[str, Any],
-    series: int,
-    level: int,
-    axes: str | None,
-    rgb: bool | None,
-) -> SpatialImage:
-    """Look for the image in a group that is none itself."""
-    if "plate" in ome or "well" in ome:
-        raise FileError(
-            f"{place}: a plate with many images. Give the path of one of them, such as "
-            f"{place}/A/1/0"
+def _multiscale(group: Any, location: Location, level: int) -> SpatialImage:
+    ome, record = _ome_of(group), group.attrs.get(RECORD)
+    known: dict[str, Any] = record if isinstance(record, dict) else {}
+    if "image-label" in ome:
+        raise InputError(
+            f"{location}: holds labels; numbers of objects cannot be interpolated"
         )
-    groups, arrays = sorted(group.group_keys()), sorted(group.array_keys())
-    if str(series) in groups and "multiscales" in _ome_of(
-        dict(group[str(series)].attrs)
-    ):
-        child = f"{place}/{series}" if isinstance(place, str) else place / str(series)
-        return _describe(group[str(series)], child, series, level, axes, rgb)
-    if len(arrays) == 1:
-        return _describe(group[arrays[0]], place, series, level, axes, rgb)
-    raise FileError(
-        f"{place}: this group is no image (it has no multiscales). Give the path of "
-        f"what is inside: {', '.join([*groups, *arrays][:10]) or 'it is empty'}"
-    )
-
-
-def _multiscale(
-    group: Any, place: str | Path, ome: Mapping[str, Any], level: int, record: Any
-) -> SpatialImage:
     multiscale = ome["multiscales"][0]
     datasets = multiscale["datasets"]
     if not 0 <= level < len(datasets):
-        raise FileError(f"{place}: there is no level {level}; it has {len(datasets)}")
+        raise FileError(
+            f"{location}: there is no level {level}; it has {len(datasets)}"
+        )
     data = group[datasets[level]["path"]]
-    axes, units = _axes(multiscale, data.ndim, place)
+    axes, units = _axes(multiscale, data.ndim, location)
     scale, origin = _placed(multiscale, datasets[level], len(axes))
     names, colors, ranges = _channels(ome.get("omero"))
-    known: dict[str, Any] = record if isinstance(record, dict) else {}
     geo = known.get("georeference") or {}
     nodata = known.get("nodata")
     return SpatialImage(
@@ -190,8 +135,8 @@ def _multiscale(
         nodata=None if nodata is None else float(nodata),
         transform=tuple(geo["transform"]) if geo.get("transform") else None,
         crs=geo.get("crs"),
-        source=str(place),
-        extra={"geo": _tags_from_json(geo["tags"])} if geo.get("tags") else {},
+        source=str(location),
+        extra={"geo": GeoTags.from_json(geo["tags"])} if geo.get("tags") else {},
     )
 
 
@@ -237,37 +182,30 @@ def _placed(
 def _channels(
     omero: Any,
 ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[tuple[float, float], ...] | None]:
-    """Return names, colours and display ranges of the channels."""
+    """Return names, colors and display ranges of the channels."""
     channels = omero.get("channels", []) if isinstance(omero, dict) else []
     names = tuple(str(c.get("label", "")) for c in channels)
     colors = tuple(str(c.get("color", ""))[:6].upper() for c in channels)
-    ranges = []
-    for channel in channels:
-        window = channel.get("window") or {}
-        low, high = window.get("start"), window.get("end")
-        if (
-            isinstance(low, (int, float))
-            and isinstance(high, (int, float))
-            and low < high
-        ):
-            ranges.append((float(low), float(high)))
-    complete = tuple(ranges) if ranges and len(ranges) == len(channels) else None
+    windows = [c.get("window") or {} for c in channels]
+    ends: list[Any] = [(window.get("start"), window.get("end")) for window in windows]
+    is_known = bool(ends) and all(
+        isinstance(a, int | float) and isinstance(b, int | float) and a < b
+        for a, b in ends
+    )
     return (
         names if any(names) else (),
         colors if any(colors) else (),
-        complete,
+        tuple((float(a), float(b)) for a, b in ends) if is_known else None,
     )
 
 
-def _named_axes(array: Any) -> str | None:
-    """Return the axes of a plain array, if its dimensions have names we know."""
+def _named_axes(array: Any) -> str:
+    """Return the axes of a plain array, or "" if its dimensions have no known names."""
     names = getattr(array.metadata, "dimension_names", None)
-    names = names or array.attrs.get("_ARRAY_DIMENSIONS")
-    if not names or not all(isinstance(name, str) for name in names):
-        return None
-    letters = "".join(name.upper() for name in names)
+    names = names or array.attrs.get("_ARRAY_DIMENSIONS") or ()
+    letters = "".join(str(name).upper() for name in names)
     known = len(letters) == array.ndim and set(letters) <= set("TCZYXS")
-    return letters if known and {"Y", "X"} <= set(letters) else None
+    return letters if known and {"Y", "X"} <= set(letters) else ""
 
 
 # -- writing --------------------------------------------------------------------------
@@ -294,12 +232,8 @@ def ome_attributes(
 ) -> dict[str, Any]:
     """Return the attributes that make a group of levels an OME-Zarr image.
 
-    Parameters
-    ----------
-    image : the full size, in its source's axes
-    shapes : shapes of the levels, in the axes of `stored_axes`
-    version : "0.4" or "0.5"
-    ranges : value range of each channel, for viewers to begin with
+    `image` is the full size in its source's axes, `shapes` those of all levels in
+    `stored_axes`; viewers begin with `ranges`, one per channel.
     """
     axes = stored_axes(image.axes)
     multiscale: dict[str, Any] = {
@@ -332,24 +266,8 @@ def georeference(image: SpatialImage) -> dict[str, Any]:
         record["crs"] = image.crs
     tags = image.extra.get("geo")
     if isinstance(tags, GeoTags):
-        record["tags"] = {
-            "keys": list(tags.keys),
-            "doubles": list(tags.doubles),
-            "ascii": tags.ascii,
-            "ground_points": [list(p) for p in tags.ground_points],
-            "metadata": [list(item) for item in tags.metadata],
-        }
+        record["tags"] = dataclasses.asdict(tags)
     return record
-
-
-def _tags_from_json(record: Mapping[str, Any]) -> GeoTags:
-    return GeoTags(
-        keys=tuple(record["keys"]),
-        doubles=tuple(record["doubles"]),
-        ascii=record["ascii"],
-        ground_points=tuple(tuple(p) for p in record["ground_points"]),
-        metadata=tuple((n, b, r, t) for n, b, r, t in record["metadata"]),
-    )
 
 
 def _axis_record(image: SpatialImage, axis: str) -> dict[str, str]:
@@ -383,32 +301,30 @@ def _transformations(
 def _channel_records(
     image: SpatialImage, n: int, ranges: Sequence[ValueRange]
 ) -> list[dict[str, Any]]:
-    rgb = "S" in image.axes
-    dtype = np.dtype(image.data.dtype)
+    rgb = "S" in image.axes and n <= len(_RGBA)
     records = []
     for k in range(n):
         label, color = f"channel {k}", _COLORS[k % len(_COLORS)] if n > 1 else "FFFFFF"
-        if rgb and n <= len(_RGBA):
-            label, color = _RGBA[k]
-        if k < len(image.channel_names) and image.channel_names[k]:
-            label = image.channel_names[k]
-        if k < len(image.channel_colors) and image.channel_colors[k]:
-            color = image.channel_colors[k]
-        value_range = ranges[min(k, len(ranges) - 1)]
-        low, high = float(value_range.low), float(value_range.high)
-        if k < len(image.value_range or ()):
-            assert image.value_range is not None
-            low, high = image.value_range[k]
-        least, most = _limits(dtype, low, high)
-        window = {"start": low, "end": high, "min": least, "max": most}
+        if rgb:
+            label, color = list(_RGBA.items())[k]
+        low, high = _at(image.value_range, k) or (
+            float(ranges[min(k, len(ranges) - 1)].low),
+            float(ranges[min(k, len(ranges) - 1)].high),
+        )
+        least, most = low, high
+        if np.dtype(image.data.dtype).kind in "iu":
+            info = np.iinfo(image.data.dtype)
+            least, most = float(info.min), float(info.max)
         records.append(
-            {"label": label, "color": color, "active": True, "window": window}
+            {
+                "label": _at(image.channel_names, k) or label,
+                "color": _at(image.channel_colors, k) or color,
+                "active": True,
+                "window": {"start": low, "end": high, "min": least, "max": most},
+            }
         )
     return records
 
 
-def _limits(dtype: np.dtype[Any], low: float, high: float) -> tuple[float, float]:
-    if dtype.kind in "iu":
-        info = np.iinfo(dtype)
-        return float(info.min), float(info.max)
-    return low, high
+def _at(values: Sequence[Any] | None, k: int) -> Any:
+    return values[k] if values and k < len(values) else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.formats.detect import PNG_MAGIC
 from napari_swin2sr.image.record import SpatialImage
 
 if TYPE_CHECKING:
@@ -17,43 +18,25 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-
 _AS_IS = ("L", "RGB", "RGBA", "I;16", "I;16B", "F")
-_CONVERTED = {"1": "L", "LA": "RGBA", "La": "RGBA", "PA": "RGBA", "CMYK": "RGB"}
-_CONVERTED |= {
-    "YCbCr": "RGB",
-    "LAB": "RGB",
-    "HSV": "RGB",
-    "RGBX": "RGB",
-    "RGBa": "RGBA",
-}
+_CONVERTED = {"1": "L"} | dict.fromkeys(("LA", "La", "PA", "RGBa"), "RGBA")
+_CONVERTED |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB")
 _JPEG_QUALITY = 95
 
 
 def open_picture(path: Path) -> SpatialImage:
-    """Read a picture; the only formats that are not read lazily.
+    """Read a PNG or JPEG; the only formats that are not read lazily.
 
-    Colour tables, CMYK and the like become RGB; a picture that the camera marked as
-    turned is turned. 16-bit colour PNG needs imagecodecs.
-
-    Raises
-    ------
-    FileError
-        If the file is cut off, damaged or too large for this way of reading.
-    MissingDependencyError
-        If imagecodecs is needed and not installed.
+    Color tables, CMYK and the like become RGB; an image that the camera marked as
+    turned is turned. 16-bit color PNG needs imagecodecs.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     with path.open("rb") as file:
         head = file.read(32)
     extra: dict[str, Any] = {}
-    if head.startswith(PNG_MAGIC) and head[24:26] in (
-        b"\x10\x02",
-        b"\x10\x04",
-        b"\x10\x06",
-    ):
+    deep_color = (b"\x10\x02", b"\x10\x04", b"\x10\x06")  # 16 bits, and no plain gray
+    if head.startswith(PNG_MAGIC) and head[24:26] in deep_color:
         pixels = _read_deep_png(path)
     else:
         try:
@@ -77,39 +60,25 @@ def open_picture(path: Path) -> SpatialImage:
 
 
 def write_picture(image: SpatialImage, path: Path) -> None:
-    """Write a PNG or JPEG at `path`, by its suffix; `check_picture` says what can be.
-
-    Raises
-    ------
-    OutputError
-        If the disk does not take it.
-    MissingDependencyError
-        For 16-bit colour without imagecodecs.
-    """
+    """Write a PNG or JPEG at `path`, by its suffix, that `check_picture` allows."""
     from PIL import Image
 
     pixels = np.ascontiguousarray(_plane(image))
-    deep_colour = pixels.dtype == np.uint16 and pixels.ndim == 3
+    deep_color = pixels.dtype == np.uint16 and pixels.ndim == 3
     options = {k: v for k, v in image.extra.items() if k == "icc_profile"}
     if _is_jpeg(path):
         picture = Image.fromarray(pixels)
         picture.save(
             path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True, **options
         )
-    elif deep_colour:
+    elif deep_color:
         path.write_bytes(_imagecodecs(path).png_encode(pixels, level=6))
     else:
         Image.fromarray(pixels).save(path, "PNG", **options)
 
 
 def check_picture(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> None:
-    """Refuse an image that a PNG or JPEG cannot hold, before it is computed.
-
-    Raises
-    ------
-    OutputError
-        With what the format can hold.
-    """
+    """Refuse an image that a PNG or JPEG cannot hold, before it is computed."""
     name = "JPEG" if _is_jpeg(path) else "PNG"
     depths = ("uint8",) if name == "JPEG" else ("uint8", "uint16")
     planes = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
@@ -164,7 +133,7 @@ def _carried(info: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _read_deep_png(path: Path) -> NDArray[Any]:
-    """Read 16-bit colour, which Pillow would cut to 8 bits."""
+    """Read 16-bit color, which Pillow would cut to 8 bits."""
     decode = _imagecodecs(path).png_decode
     try:
         pixels: NDArray[Any] = decode(path.read_bytes())
@@ -181,7 +150,7 @@ def _imagecodecs(path: Path) -> Any:
         import imagecodecs
     except ImportError as error:
         raise MissingDependencyError(
-            f"{os.fspath(path)}: 16-bit colour PNG needs imagecodecs: "
+            f"{os.fspath(path)}: 16-bit color PNG needs imagecodecs: "
             'pip install "napari-swin2sr[tiff]"; or use .tif'
         ) from error
     return imagecodecs

@@ -37,24 +37,12 @@ def block_means(
     """Halve an image along Y and X: each new pixel is the mean of 2 x 2.
 
     At an odd far edge it is the mean of the one or two pixels there are. Pixels that
-    are NaN or `nodata` do not count; where none is left, the result is that too.
-
-    Parameters
-    ----------
-    pixels : any shape, integer or floating-point
-    axes : its axes
-    nodata : value of missing pixels
-
-    Returns
-    -------
-    array of the same dtype; means of integers are rounded half to even
+    are NaN or `nodata` do not count; where none is left, the result is that too. The
+    dtype is kept: means of integers are rounded half to even, booleans are voted on.
     """
     y, x = axes.index("Y"), axes.index("X")
-    height, width = -(-pixels.shape[y] // 2), -(-pixels.shape[x] // 2)
-    total: NDArray[Any] | None = None
-    count: NDArray[Any] | None = None
     shape = tuple(
-        {y: height, x: width}.get(axis, n) for axis, n in enumerate(pixels.shape)
+        -(-n // 2) if axis in (y, x) else n for axis, n in enumerate(pixels.shape)
     )
     total, count = np.zeros(shape), np.zeros(shape, np.uint8)
     for dy in (0, 1):
@@ -95,14 +83,13 @@ def _present(pixels: NDArray[Any], nodata: float | None) -> NDArray[Any] | None:
 
 @dataclass(frozen=True)
 class BlockMeans:
-    """A pyramid level as a grid of blocks, for `store.run`.
+    """A pyramid level as a grid of blocks, for `runner.run`.
 
     Attributes
     ----------
-    finer : the level above it: any array, read with slices
-    axes : axes of both
-    shape : of this level
-    block : shape of a block
+    finer : the next higher resolution level, any array
+    axes : of both
+    shape, block : of this level, and of a block of it
     nodata : value of missing pixels
     """
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,30 @@ import numpy as np
 from napari_swin2sr.errors import FileError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
 CACHE_BYTES = 256 * 2**20
 """Decoded strips and tiles kept per array, as neighbouring tiles need them again."""
+
+
+@contextmanager
+def tifffile_logs() -> Iterator[list[str]]:
+    """Collect what tifffile logs in this thread, instead of showing it to the user."""
+    thread, lines, log = threading.get_ident(), [], logging.getLogger("tifffile")
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread != thread:
+            return True
+        lines.append(record.getMessage())
+        return False
+
+    log.addFilter(keep)
+    try:
+        yield lines
+    finally:
+        log.removeFilter(keep)
 
 
 class TiffArray:
@@ -28,17 +48,6 @@ class TiffArray:
     It pickles as a path and two numbers; every process opens the file for itself.
     Reading is thread-safe. Pixels that lie uncompressed in one piece are mapped for
     the moment of the copy; all others are decoded strip by strip or tile by tile.
-
-    Parameters
-    ----------
-    path : file
-    series : number of the image in the file
-    level : number of the pyramid level, 0 being the full size
-
-    Attributes
-    ----------
-    shape, dtype, ndim : of the pixels
-    chunks : strip or tile that is decoded as a whole
     """
 
     def __init__(self, path: Path, series: int = 0, level: int = 0) -> None:

@@ -1,7 +1,7 @@
 """TIFF out: tiled, BigTIFF when needed, as OME-TIFF or GeoTIFF, with a pyramid.
 
-A TIFF that is interrupted while it is written cannot be opened, so this room only
-exports what is complete elsewhere; `files` renames the file when it is whole.
+A TIFF that is interrupted while it is written cannot be opened, so this module only
+exports what is complete elsewhere; the caller renames the file when it is whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags
-from napari_swin2sr.formats.tiff_metadata import unit_symbol
+from napari_swin2sr.formats.units import OME_SIZES, unit_symbol
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
 from napari_swin2sr.image.box import Box
 
@@ -35,13 +35,7 @@ _TIFF_TYPES += " float16 float32 float64"
 
 
 def check_tiff(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> None:
-    """Refuse an image that a TIFF cannot hold, before it is computed.
-
-    Raises
-    ------
-    OutputError
-        With what the format can hold.
-    """
+    """Refuse an image that a TIFF cannot hold, before it is computed."""
     if str(np.dtype(dtype)) not in _TIFF_TYPES.split():
         raise OutputError(f"{path}: TIFF cannot hold numbers of type {dtype}")
     if 0 in shape:
@@ -63,14 +57,9 @@ def write_tiff(
     overviews where GDAL looks for them. All others become OME-TIFFs, pyramid levels
     as sub-directories.
 
-    Parameters
-    ----------
-    image : the full size, with `data` read tile by tile
-    levels : arrays of the coarser levels, largest first
-    path : file to create or replace
-    software : text of the tag of that name; ASCII
-    compression : "zlib", "zstd" (needs imagecodecs), ... or None
-    tick : called with (tiles written, all tiles) before each tile; may raise
+    `image` is the full size, read tile by tile, `levels` the lower resolution levels,
+    largest first. `software` is the ASCII text of that tag; `tick` is called with
+    (tiles written, all tiles) before each tile, and may raise.
     """
     import tifffile
 
@@ -202,18 +191,12 @@ def _ome(image: SpatialImage, layout: AxisLayout) -> dict[str, Any]:
     """Return the metadata from which tifffile makes the OME-XML."""
     stack = "".join(letter for letter in "TCZ" if letter in layout.axes)
     metadata: dict[str, Any] = {"axes": stack + ("YXS" if layout.is_rgb else "YX")}
-    for axis, key in (
-        ("X", "PhysicalSizeX"),
-        ("Y", "PhysicalSizeY"),
-        ("Z", "PhysicalSizeZ"),
-        ("T", "TimeIncrement"),
-    ):
-        if axis in image.pixel_size:
-            metadata[key] = image.pixel_size[axis]
-            symbol = unit_symbol(image.unit.get(axis, "")) or (
-                "s" if axis == "T" else "pixel"
-            )
-            metadata[key + "Unit"] = symbol
+    for axis, size in image.pixel_size.items():
+        if axis in OME_SIZES:
+            metadata[OME_SIZES[axis]] = size
+            usual = "s" if axis == "T" else "pixel"
+            symbol = unit_symbol(image.unit.get(axis, "")) or usual
+            metadata[OME_SIZES[axis] + "Unit"] = symbol
     channels: dict[str, Any] = {}
     n = layout.n_channels
     if len(image.channel_names) == n:
@@ -226,5 +209,5 @@ def _ome(image: SpatialImage, layout: AxisLayout) -> dict[str, Any]:
 
 
 def _signed(value: int) -> int:
-    """Return an unsigned 32-bit number as OME-XML writes colours."""
+    """Return an unsigned 32-bit number as OME-XML writes colors."""
     return value - 2**32 if value >= 2**31 else value

@@ -173,6 +173,19 @@ def resolve_axes(
     return AxisLayout(names, lengths)
 
 
+def agree_axes(
+    shape: Iterable[int], known: str | None, axes: str | None, rgb: bool | None
+) -> AxisLayout:
+    """Join what an image says about its axes (`known`) and what a person says."""
+    if known is None or axes is not None:
+        return resolve_axes(shape, axes, rgb)
+    if rgb is True and "S" not in known:
+        known = known.replace("C", "S")
+    elif rgb is False and "C" not in known:
+        known = known.replace("S", "C")
+    return resolve_axes(shape, known, rgb)
+
+
 def _lengths(shape: Iterable[int]) -> tuple[int, ...]:
     shape = tuple(shape)
     try:
