@@ -17,6 +17,7 @@ import numpy as np
 from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
 from napari_swin2sr.formats.geo_tags import GeoTags, read_geo_tags
 from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.tiles.chunks import bounds, forward
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,13 +69,12 @@ class RasterArray:
         return (*facts, self.level)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        """Read a region: slices and whole numbers, one per axis, as in NumPy."""
+        """Read a region: slices and integers, one per axis, as in NumPy."""
         from rasterio.errors import RasterioIOError
         from rasterio.windows import Window
 
-        from napari_swin2sr.formats.tiff_array import as_slices
-
-        (bands, rows, columns), then = as_slices(index, self.shape)
+        region, finish = forward(index, self.shape)
+        bands, rows, columns = bounds(region)
         window = Window.from_slices(rows, columns)
         shape = (bands.stop - bands.start, rows.stop - rows.start)
         out = np.empty((*shape, columns.stop - columns.start), self.dtype)
@@ -84,8 +84,9 @@ class RasterArray:
                     out[k] = self._dataset(name).read(number, window=window)
                 except RasterioIOError as error:
                     raise FileError(f"{name}: cannot be read: {error}") from error
-        region: NDArray[Any] = out[then]
-        return region
+        steps = tuple(slice(None, None, part.step) for part in region)
+        finished: NDArray[Any] = out[steps][finish]
+        return finished
 
     def _dataset(self, name: str) -> Any:
         opened: dict[str, Any] = self._local.__dict__.setdefault("opened", {})

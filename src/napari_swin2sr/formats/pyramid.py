@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_swin2sr.tiles.chunks import ChunkGrid
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -102,21 +104,16 @@ class BlockMeans:
     @property
     def grid(self) -> tuple[int, ...]:
         """Number of blocks along each axis."""
-        return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
+        return ChunkGrid.from_sides(self.shape, self.block).grid_shape
 
     def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
         """Return the block's place in this level."""
-        return tuple(
-            slice(i * b, min((i + 1) * b, n))
-            for i, b, n in zip(index, self.block, self.shape, strict=True)
-        )
+        return ChunkGrid.from_sides(self.shape, self.block).slices_at(index)
 
     def block_at(self, index: tuple[int, ...]) -> NDArray[Any]:
         """Compute one block from the finer level."""
         source = tuple(
-            slice(2 * s.start, min(2 * s.stop, n)) if axis in "YX" else s
-            for s, n, axis in zip(
-                self.slices_at(index), self.finer.shape, self.axes, strict=True
-            )
+            slice(2 * s.start, 2 * s.stop) if axis in "YX" else s
+            for s, axis in zip(self.slices_at(index), self.axes, strict=True)
         )
         return block_means(np.asarray(self.finer[source]), self.axes, self.nodata)
