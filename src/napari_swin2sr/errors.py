@@ -6,7 +6,7 @@ those, and a person would wait for ever.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,3 +83,10 @@ class Cancelled(Swin2SRError):  # noqa: N818  (the word users know from futures)
 
 class MissingDependencyError(Swin2SRError, ImportError):
     """An optional library is needed; the text names the extra that brings it."""
+
+
+class CancelToken(Protocol):
+    """What asks a run to end with `Cancelled`, such as a `threading.Event`."""
+
+    def is_set(self) -> bool:
+        """Tell whether the run should end after the tiles in flight."""

@@ -30,6 +30,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 """Arithmetic inside the transformer; everything else is always float32."""
 
+OME_VERSIONS = ("0.5", "0.4")
+"""Versions of OME-Zarr that can be written."""
+
 DEFAULT_HALO = 48
 """Input pixels of real context per side: no seam above 0.02 of 255 levels."""
 
@@ -115,6 +118,76 @@ class UpscaleOptions:
     def replace(self, **changes: Any) -> UpscaleOptions:
         """Return a copy with some values changed."""
         return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a person can choose about how a file is made; validated when it is made.
+
+    Raises
+    ------
+    OptionError
+        If a value is not allowed, or two do not go together.
+    """
+
+    series: int = _option(0, "Which image of the source")
+    level: int = _option(0, "Which level of its pyramid")
+    ome_version: str = _option("0.5", "Of OME-Zarr", choices=OME_VERSIONS)
+    cog: bool = _option(False, "Write a Cloud Optimized GeoTIFF (extra geo)")
+    overwrite: bool = _option(
+        False, "Replace a finished target, at the moment when the new one is whole"
+    )
+    check_space: bool = _option(
+        True, "Refuse to begin when the disk has no space for the result"
+    )
+    resume: bool = _option(
+        True, "Go on where an interrupted run of the same job stopped"
+    )
+    verify: bool = _option(
+        False, "Check every finished tile and recompute damaged ones"
+    )
+    part: tuple[int, int] | str | None = _option(
+        None, "I/N: compute only part I (from 0) of N, for array jobs on a cluster"
+    )
+    workers: int | None = _option(None, "Tiles in flight [4]")
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be right whatever the image and the target."""
+        if self.ome_version not in OME_VERSIONS:
+            raise OptionError(
+                f"ome_version={self.ome_version!r} is neither '0.5' nor '0.4'"
+            )
+        object.__setattr__(self, "part", check_part(self.part))
+        if self.part is not None and (self.overwrite or not self.resume):
+            raise OptionError(
+                "part with overwrite or without resume: a part must not delete what "
+                "the others have made. Delete the old result first"
+            )
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(
+                f"workers={self.workers} is not a positive number of threads"
+            )
+
+
+def check_part(part: tuple[int, int] | str | None) -> tuple[int, int] | None:
+    """Return ``(i, n)`` of a part given as such or as "i/n", i from 0 to n - 1.
+
+    Raises
+    ------
+    OptionError
+        If it is neither.
+    """
+    if part is None:
+        return None
+    try:
+        i, n = (int(x) for x in (part.split("/") if isinstance(part, str) else part))
+    except (TypeError, ValueError):
+        i, n = -1, 0
+    if not 0 <= i < n:
+        raise OptionError(
+            f"part={part!r} is not I/N with I from 0 to N - 1, such as 0/16 ... 15/16"
+        )
+    return i, n
 
 
 def _check_halo(halo: Halo) -> None:
