@@ -11,43 +11,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_swin2sr.errors import Cancelled, OptionError, OutputError
+from napari_swin2sr.errors import Cancelled, CancelToken, OutputError
 from napari_swin2sr.formats import open_image
 from napari_swin2sr.formats.detect import (
     Kind,
+    Location,
     check_place,
     is_url,
     kind_of_target,
-    local_path,
 )
-from napari_swin2sr.formats.ome_zarr import ZARR_FORMAT, ome_attributes
-from napari_swin2sr.formats.pyramid import block_means, level_shapes
-from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.replace import (
-    discard_store,
-    finish_replacement,
-    replace_folder,
-)
-from napari_swin2sr.runs import resources as limits
+from napari_swin2sr.formats.pyramid import block_means
+from napari_swin2sr.options import RunOptions, UpscaleOptions, check_part
+from napari_swin2sr.replace import finish_replacement, replace_folder
+from napari_swin2sr.runs import resources
 from napari_swin2sr.runs.export import export
 from napari_swin2sr.runs.fingerprint import sample_hash
-from napari_swin2sr.runs.job import Work
+from napari_swin2sr.runs.job import Job, TargetState, damaged_tiles
 from napari_swin2sr.runs.lock import finishing, locked
 from napari_swin2sr.runs.runner import (
     DEFAULT_WORKERS,
-    CancelToken,
     Progress,
     RunFinished,
+    Runner,
     RunStarted,
-    check_part,
-    run,
 )
-from napari_swin2sr.runs.tile_job import (
-    Running,
-    TileJob,
-    damaged_tiles,
-    existing_store,
-)
+from napari_swin2sr.runs.tile_store import TileStore, tile_shape
 from napari_swin2sr.upscale import as_image
 
 if TYPE_CHECKING:
@@ -55,7 +43,6 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.image.record import SpatialImage
     from napari_swin2sr.options import Halo, RangeSpec
-    from napari_swin2sr.runs.tile_store import TileStore
 
 logger = logging.getLogger(__name__)
 
@@ -102,29 +89,45 @@ def upscale_file(
 
     Parameters
     ----------
-    source : image file, folder or URL: see `open_image`
-    target : result; the suffix is the format: .ome.zarr, .zarr (also at URLs),
-        .ome.tif, .tif (GeoTIFF if the source is georeferenced), .png, .jpg
-    model : a name of `list_models()`, a folder or a weight file
-    resume : go on with an unfinished result of the same job; False starts anew
-    overwrite : replace a finished target, at the moment when the new one is whole
-    part : (i, n) or "i/n", i from 0: compute every n-th tile only, for n jobs of a
-        cluster; the job that finishes last completes the file
-    executor : any `concurrent.futures` executor to compute the tiles
-    workers : tiles in work at once [4]
-    progress : called with each event of `napari_swin2sr.runs.runner`
-    cancel : when set, the run ends after the tiles in work
-    verify : decode every finished tile and compare checksums; make damaged ones again
-    series, level : which image, and which level of its pyramid, of the source
-    ome_version : "0.5" or "0.4", for OME-Zarr
-    cog : write a Cloud Optimized GeoTIFF (extra `geo`)
-    check_space : refuse to begin when the disk has no room for the result
-    axes, rgb, value_range, nodata, tile, halo, device, precision, dtype :
-        as for `apply`
+    source : str or path-like
+        Image file, folder or URL: see `open_image`.
+    target : str or path-like
+        Result; the suffix is the format: .ome.zarr, .zarr (also at URLs), .ome.tif,
+        .tif (GeoTIFF if the source is georeferenced), .png, .jpg.
+    model : str or path-like
+        A name of `list_models()`, a folder or a weight file.
+    resume : bool
+        Go on with an unfinished result of the same job; False starts anew.
+    overwrite : bool
+        Replace a finished target, at the moment when the new one is whole.
+    part : tuple of (int, int) or str, optional
+        (i, n) or "i/n", i from 0: compute every n-th tile only, for n jobs of a
+        cluster; the job that finishes last completes the file.
+    executor : concurrent.futures.Executor, optional
+        Any executor to compute the tiles.
+    workers : int, optional
+        Tiles in flight [4].
+    progress : callable, optional
+        Called with each event of `napari_swin2sr.runs.runner`.
+    cancel : CancelToken, optional
+        Such as a `threading.Event`; when set, the run ends after the tiles in flight.
+    verify : bool
+        Decode every finished tile and compare checksums; recompute damaged ones.
+    series, level : int
+        Which image, and which level of its pyramid, of the source.
+    ome_version : {"0.5", "0.4"}
+        Of an OME-Zarr.
+    cog : bool
+        Write a Cloud Optimized GeoTIFF (extra `geo`).
+    check_space : bool
+        Refuse to begin when the disk has no space for the result.
+    axes, rgb, value_range, nodata, tile, halo, device, precision, dtype
+        As for `apply`.
 
     Returns
     -------
-    the target, as a path (or the URL as given)
+    pathlib.Path or str
+        The target, as a path or the URL as given.
 
     Raises
     ------
@@ -140,7 +143,7 @@ def upscale_file(
     Cancelled
         If `cancel` was set.
     """
-    options = UpscaleOptions(
+    upscale_options = UpscaleOptions(
         model=os.fspath(model),
         axes=axes,
         rgb=rgb,
@@ -152,29 +155,28 @@ def upscale_file(
         precision=precision,
         dtype=dtype,
     )
-    if ome_version not in ZARR_FORMAT:
-        raise OptionError(f"ome_version={ome_version!r} is neither '0.5' nor '0.4'")
-    own_part = check_part(part)
-    if own_part is not None and (overwrite or not resume):
-        raise OptionError(
-            "part with overwrite or without resume: a part must not delete what the "
-            "others have made. Delete the old result first"
-        )
+    options = RunOptions(
+        series=series,
+        level=level,
+        ome_version=ome_version,
+        cog=cog,
+        overwrite=overwrite,
+        check_space=check_space,
+        resume=resume,
+        verify=verify,
+        part=part,
+        workers=workers,
+    )
     kind = kind_of_target(target)
     check_place(source, target)
-    how = Running(
-        progress=progress,
-        cancel=cancel,
-        workers=workers,
-        executor=executor,
-        part=own_part,
-        overwrite=overwrite,
-    )
     image = as_image(
-        open_image(source, series=series, level=level, axes=axes, rgb=rgb), options
+        open_image(source, series=series, level=level, axes=axes, rgb=rgb),
+        upscale_options,
     )
-    work = Work.plan(source, target, kind, image, options, ome_version, cog)
-    return _carry_out(work, how, resume, verify, check_space)
+    location = Location.from_user(target)
+    job = Job.plan(source, location, kind, image, upscale_options, options)
+    _execute(job, options, progress, cancel, executor)
+    return location.place
 
 
 def upscale_image(
@@ -191,58 +193,40 @@ def upscale_image(
 ) -> Path | str:
     """Super-resolve pixels that are in memory, or behind any array, into a file.
 
-    As `upscale_file`. An unfinished result is gone on with if a sample of the pixels
-    is the same as when it was begun.
+    As `upscale_file`. An unfinished result is resumed if a sample of the pixels is the
+    same as when it was begun.
 
     Parameters
     ----------
-    image : pixels and their meaning; its `source` names them in messages
-    target, resume, overwrite, progress, cancel, ome_version, check_space :
-        as for `upscale_file`
-    options : how; its `axes` and `rgb` overrule the image's
+    image : SpatialImage
+        Pixels and their meaning; its `source` names them in messages.
+    target, resume, overwrite, progress, cancel, ome_version, check_space
+        As for `upscale_file`.
+    options : UpscaleOptions, optional
+        How; its `axes` and `rgb` overrule the image's.
 
     Returns
     -------
-    the target, as a path (or the URL as given)
+    pathlib.Path or str
+        The target, as a path or the URL as given.
     """
-    options = UpscaleOptions() if options is None else options
-    if ome_version not in ZARR_FORMAT:
-        raise OptionError(f"ome_version={ome_version!r} is neither '0.5' nor '0.4'")
+    upscale_options = UpscaleOptions() if options is None else options
+    run_options = RunOptions(
+        resume=resume,
+        overwrite=overwrite,
+        ome_version=ome_version,
+        check_space=check_space,
+    )
     kind = kind_of_target(target)
-    image = as_image(image, options)
+    image = as_image(image, upscale_options)
     named = Path(image.source).expanduser() if image.source else Path()
     is_file = bool(image.source) and not is_url(image.source) and named.exists()
     source = f"array:/{named.name}?{sample_hash(image)}"
     check_place(image.source if is_file else source, target)
-    how = Running(progress=progress, cancel=cancel, overwrite=overwrite)
-    work = Work.plan(source, target, kind, image, options, ome_version, cog=False)
-    return _carry_out(work, how, resume, False, check_space)
-
-
-def _carry_out(
-    work: Work,
-    how: Running,
-    resume: bool,
-    verify: bool,
-    check_space: bool,
-) -> Path | str:
-    with _alone(work.target, how.part):
-        is_done = work.is_done_already(how.overwrite)
-        if isinstance(work.target, Path):
-            finish_replacement(work.target)
-        if is_done:
-            if verify and isinstance(work.target, Path) and work.kind is Kind.ZARR:
-                _redo_damaged(work, how)
-            else:
-                _report_done(work, how)
-            return work.target
-        if how.part is None:
-            work.tidy_up()
-        if work.fits_in_memory and how.executor is None and how.part is None:
-            _run_in_memory(work, how)
-        else:
-            _run_in_store(work, how, resume, verify, check_space)
-    return work.target
+    location = Location.from_user(target)
+    job = Job.plan(source, location, kind, image, upscale_options, run_options)
+    _execute(job, run_options, progress, cancel)
+    return location.place
 
 
 def verify_file(
@@ -255,192 +239,203 @@ def verify_file(
 
     Parameters
     ----------
-    target : a finished or unfinished result of `upscale_file`
-    progress, cancel : as for `upscale_file`, stage "check"
+    target : str or path-like
+        A finished or unfinished result of `upscale_file`.
+    progress, cancel
+        As for `upscale_file`, stage "check".
 
     Returns
     -------
-    number of the level -> tiles that are missing or damaged; {} if all is well
+    dict of int to list of tuple of int
+        Number of the level -> tiles that are missing or damaged; {} if all is well.
 
     Raises
     ------
     OutputError
         If there is no such result.
+    Cancelled
+        If `cancel` was set.
     """
-    place = str(target) if is_url(target) else local_path(target)
-    store = existing_store(place)
+    store = TileStore.find(Location.from_user(target))
     if store is None or not store.record:
         raise OutputError(f"{target}: no OME-Zarr result of this program")
-    how = Running(progress=progress, cancel=cancel)
+    runner = Runner(progress=progress, cancel=cancel)
     bad = {}
     for number in range(store.n_levels):
         array = store.level(number)
-        unit = array.shards or array.chunks
+        unit = tile_shape(array)
         grid = [-(-n // u) for n, u in zip(array.shape, unit, strict=True)]
         there = set(store.finished(number))
-        wrong = damaged_tiles(store, number, sorted(there), how)
+        wrong = damaged_tiles(store, number, there, runner)
         wrong |= set(np.ndindex(*grid)) - there
         if wrong:
             bad[number] = sorted(wrong)
     return bad
 
 
-# -- small results --------------------------------------------------------------------
+# -- how a job is carried out ---------------------------------------------------------
 
 
-def _run_in_memory(work: Work, how: Running) -> None:
+def _execute(
+    job: Job,
+    options: RunOptions,
+    progress: Progress | None,
+    cancel: CancelToken | None,
+    executor: Executor | None = None,
+) -> None:
+    """Make the target, whatever it is now: see `TargetState`."""
+    part = check_part(options.part)
+    runner = Runner(
+        progress=progress,
+        cancel=cancel,
+        workers=options.workers,
+        executor=executor,
+        part=part,
+    )
+    with _exclusive(job.target, part):
+        state = job.check_target(options.overwrite)
+        if not job.target.is_url:
+            finish_replacement(job.target.path)
+        if state is TargetState.FINISHED and not options.overwrite:
+            _confirm(job, runner, options.verify)
+            return
+        if part is None:
+            job.remove_temporary_files()
+        if job.fits_in_memory and executor is None and part is None:
+            _run_in_memory(job, runner, options)
+        else:
+            _run_in_store(job, runner, options, job.store_location(state))
+
+
+def _exclusive(
+    target: Location, part: tuple[int, int] | None
+) -> contextlib.AbstractContextManager[None]:
+    """Keep a second run away; object stores have no locks."""
+    return contextlib.nullcontext() if target.is_url else locked(target.path, part)
+
+
+def _confirm(job: Job, runner: Runner, verify: bool) -> None:
+    """Report a finished result as done; with `verify`, recompute damaged tiles."""
+    if not verify or job.target.is_url or job.kind is not Kind.ZARR:
+        n = job.lazy.n_blocks
+        if runner.progress is not None:
+            runner.progress(RunStarted(n, n))
+            runner.progress(RunFinished(n, n))
+        return
+    store = TileStore(job.target)
+    job.compute_tiles(store, runner, verify=True)
+    if runner.part is None:
+        job.compute_pyramid(store, runner, verify=True)
+
+
+def _run_in_memory(job: Job, runner: Runner, options: RunOptions) -> None:
     """Compute a small result as a NumPy array and write the file."""
-    assert isinstance(work.target, Path)
-    pixels = np.empty(work.lazy.shape, work.lazy.dtype)
+    pixels = np.empty(job.lazy.shape, job.lazy.dtype)
     try:
-        run(
-            work.lazy,
-            pixels,
-            progress=how.progress,
-            cancel=how.cancel,
-            workers=how.workers,
-            pixel_overhead=work.lazy.plan.pixel_overhead,
-        )
-        _export(work, pixels, _levels_in_memory(work, pixels), how)
+        overhead = job.lazy.plan.pixel_overhead
+        runner.run(job.lazy, pixels, pixel_overhead=overhead)
+        levels = [pixels]
+        if job.kind is Kind.TIFF:
+            for _ in job.shapes[1:]:
+                levels.append(block_means(levels[-1], job.axes, job.lazy.nodata))
+        _export(job, levels, runner, options)
     except Cancelled as error:
         raise Cancelled(f"{error}; nothing was written") from error
 
 
-def _levels_in_memory(work: Work, pixels: Any) -> list[Any]:
-    levels = []
-    if work.kind is Kind.TIFF:
-        for _ in level_shapes(pixels.shape, work.lazy.axes)[1:]:
-            pixels = block_means(pixels, work.lazy.axes, work.lazy.nodata)
-            levels.append(pixels)
-    return levels
-
-
-def _export(work: Work, pixels: Any, levels: list[Any], how: Running) -> None:
-    assert isinstance(work.target, Path)
-    work.warn_if_source_changed()
-    export(
-        dataclasses.replace(work.result, data=pixels),
-        levels,
-        work.target,
-        cog=work.cog,
-        software=work.software,
-        overwrite=how.overwrite,
-        progress=how.progress,
-        cancel=how.cancel,
-    )
-
-
-# -- large results --------------------------------------------------------------------
-
-
 def _run_in_store(
-    work: Work,
-    how: Running,
-    resume: bool,
-    verify: bool,
-    check_space: bool,
+    job: Job, runner: Runner, options: RunOptions, location: Location
 ) -> None:
     """Compute into a tile store, and complete the target when no tile is missing."""
-    job = work.job()
-    old = existing_store(job.place)
-    if old is not None and (not resume or (how.overwrite and job.changed_since(old))):
-        old.discard()
-        old = None
-    if old is not None:
-        job.check_same(old)
-    expected = _check_limits(work, job, old, how, check_space)
-    store = job.open()
-    if how.part is None:
+    store = job.find_store(location, resume=options.resume, overwrite=options.overwrite)
+    finished = 0 if store is None else len(store.finished(0))
+    expected = _check_limits(job, runner, location, finished, options.check_space)
+    if store is None:
+        store = job.create_store(location)
+    if runner.part is None:
         store.clean()
     try:
-        job.run_tiles(store, how, verify=verify, expected_seconds=expected)
-        if how.part is None:
-            _complete(work, job, store, how, verify)
+        job.compute_tiles(
+            store, runner, verify=options.verify, expected_seconds=expected
+        )
+        if runner.part is None:
+            _complete(job, store, runner, options)
         elif job.has_all_tiles(store):
-            _complete_as_one_of_many(work, job, how)
+            _complete_as_last_part(job, store, runner, options)
     except Cancelled as error:
         raise Cancelled(
-            f"{error} and kept in {job.place}; the same command goes on from there"
+            f"{error} and kept in {location}; the same command goes on from there"
         ) from error
 
 
-def _complete_as_one_of_many(work: Work, job: TileJob, how: Running) -> None:
+def _complete_as_last_part(
+    job: Job, store: TileStore, runner: Runner, options: RunOptions
+) -> None:
     """Complete the target after the last tile, unless another part is at it."""
     with (
-        finishing(work.target)
-        if isinstance(work.target, Path)
-        else contextlib.nullcontext(True)
-    ) as mine:
-        if not mine:
-            logger.info("%s: another part is completing it", work.target)
+        contextlib.nullcontext(True)
+        if job.target.is_url
+        else finishing(job.target.path)
+    ) as is_ours:
+        if not is_ours:
+            logger.info("%s: another part is completing it", job.target)
             return
-        store = existing_store(job.place)
-        if store is not None and not store.is_complete:
-            _complete(work, job, store, dataclasses.replace(how, part=None), False)
+        found = TileStore.find(store.location)  # not there: it has been completed
+        if found is not None and not found.is_complete:
+            whole = dataclasses.replace(runner, part=None)
+            _complete(job, found, whole, dataclasses.replace(options, verify=False))
 
 
-def _complete(
-    work: Work, job: TileJob, store: TileStore, how: Running, verify: bool
-) -> None:
+def _complete(job: Job, store: TileStore, runner: Runner, options: RunOptions) -> None:
     """Make the pyramid, write the metadata, and give the target its name."""
-    job.run_pyramid(store, how, verify=verify)
+    job.compute_pyramid(store, runner, verify=options.verify)
     store.clean()
-    changed = work.warn_if_source_changed()
-    work.tidy_up()
-    if work.kind is Kind.ZARR:
-        attributes = ome_attributes(
-            work.result,
-            job.shapes,
-            "0.4" if work.ome_version == "0.4" else "0.5",
-            work.lazy.ranges,
-        )
-        store.complete(attributes, source_changed=changed)
-        if job.place != work.target:
-            assert isinstance(work.target, Path)
-            replace_folder(work.unfinished, work.target)
+    job.remove_temporary_files()
+    if job.kind is Kind.ZARR:
+        changed = job.warn_if_source_changed()
+        store.complete(job.ome_attributes(job.lazy.ranges), source_changed=changed)
+        if store.location != job.target:
+            replace_folder(store.location.path, job.target.path)
         return
     levels = [store.level(number) for number in range(store.n_levels)]
-    _export(work, levels[0], levels[1:], how)
+    _export(job, levels, runner, options)
     try:
-        discard_store(work.unfinished)
+        store.discard()
     except OutputError as error:  # somebody has put something into it
         logger.warning("%s", error)
 
 
-def _redo_damaged(work: Work, how: Running) -> None:
-    """Check a finished result and make damaged tiles again."""
-    job = dataclasses.replace(work.job(), place=work.target)
-    store = job.open()
-    job.run_tiles(store, how, verify=True)
-    if how.part is None:
-        job.run_pyramid(store, how, verify=True)
-
-
-# -- checks ---------------------------------------------------------------------------
+def _export(job: Job, levels: list[Any], runner: Runner, options: RunOptions) -> None:
+    job.warn_if_source_changed()
+    export(
+        dataclasses.replace(job.image, data=levels[0]),
+        levels[1:],
+        job.target.path,
+        cog=job.cog,
+        software=job.software,
+        overwrite=options.overwrite,
+        progress=runner.progress,
+        cancel=runner.cancel,
+    )
 
 
 def _check_limits(
-    work: Work,
-    job: TileJob,
-    store: TileStore | None,
-    how: Running,
-    check_space: bool,
+    job: Job, runner: Runner, location: Location, finished: int, check_space: bool
 ) -> float | None:
     """Compare what the run needs with what there is; return the seconds it may take."""
-    need = limits.estimate(work.lazy, how.workers or DEFAULT_WORKERS)
-    if how.executor is None:
-        limits.check_memory(need.peak_bytes)
-    finished = 0 if store is None else len(store.finished(0))
+    need = resources.estimate(job.lazy, runner.workers or DEFAULT_WORKERS)
+    if runner.executor is None:
+        resources.check_memory(need.peak_bytes)
     missing = 1 - finished / max(need.n_tiles, 1)
     n_bytes = need.output_bytes * _PYRAMID_SHARE * missing
-    if work.kind is not Kind.ZARR:
+    if job.kind is not Kind.ZARR:
         n_bytes += need.output_bytes * _PYRAMID_SHARE
-    if check_space and isinstance(job.place, Path):
-        limits.check_space(job.place.parent, int(n_bytes))
+    if check_space and not location.is_url:
+        resources.check_space(location.path.parent, int(n_bytes))
     seconds = None
-    if how.executor is None and need.n_tiles - finished > _FEW_TILES:
-        share = missing / (how.part[1] if how.part else 1)
-        seconds = limits.expected_seconds(work.lazy) * share
+    if runner.executor is None and need.n_tiles - finished > _FEW_TILES:
+        share = missing / (runner.part[1] if runner.part else 1)
+        seconds = resources.expected_seconds(job.lazy) * share
     logger.info(
         "%d of %d tiles to compute, halos add %.1f %%, %.2f GB to write, "
         "%.2f GB of memory, %s",
@@ -452,17 +447,3 @@ def _check_limits(
         "time unknown" if seconds is None else f"about {seconds / 60:.1f} minutes",
     )
     return seconds
-
-
-def _alone(
-    target: Path | str, part: tuple[int, int] | None
-) -> contextlib.AbstractContextManager[None]:
-    """Keep a second run away; object stores have no locks."""
-    return contextlib.nullcontext() if isinstance(target, str) else locked(target, part)
-
-
-def _report_done(work: Work, how: Running) -> None:
-    if how.progress is not None:
-        n = work.lazy.n_blocks
-        how.progress(RunStarted(n, n))
-        how.progress(RunFinished(n, n))

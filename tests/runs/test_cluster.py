@@ -19,9 +19,11 @@ from helpers.io_images import noise
 from napari_swin2sr import upscale, upscale_file
 from napari_swin2sr.errors import OptionError
 from napari_swin2sr.formats import open_image
+from napari_swin2sr.formats.detect import Kind, Location
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.runs.job import Job
 from napari_swin2sr.runs.runner import TileDone
-from napari_swin2sr.runs.tile_job import TileJob
 
 OPTIONS = {"tile": 64, "value_range": (0.0, 65535.0)}
 
@@ -110,15 +112,13 @@ def test_a_task_is_small(tmp_path, source, kind):
         source = tmp_path / "in.zarr"
     options = UpscaleOptions(value_range=(0.0, 1.0))
     lazy = upscale.prepare(open_image(source), options)
-    job = TileJob(
-        place=tmp_path / "out.zarr",
-        lazy=lazy,
-        axes=lazy.axes,
-        shape=(*lazy.shape[:-2], 4096, 4096),
-        zarr_format=3,
-        fingerprint={},
+    job = Job(
+        source=source,
+        target=Location(tmp_path / "out.zarr"),
+        kind=Kind.ZARR,
+        image=SpatialImage(data=lazy, axes=lazy.axes),
     )
-    sink = job.sink(job.open())
+    sink = job.sink(job.create_store(job.target))
     assert len(pickle.dumps((lazy, sink, (0, 0)))) < 20_000
     again = pickle.loads(pickle.dumps(lazy))
     assert again.token == lazy.token

@@ -1,4 +1,4 @@
-"""Locks against a second run, and what two fingerprints disagree on."""
+"""Locks against a second run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import time
 import pytest
 
 from napari_swin2sr.errors import OutputError
-from napari_swin2sr.runs import lock as resume
-from napari_swin2sr.runs.lock import as_json, differences, finishing, locked
+from napari_swin2sr.runs import lock
+from napari_swin2sr.runs.lock import finishing, locked
 
 HOLD = """
 import sys, time
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_written_is_said_at_once(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(resume.os, "open", refuse)
+    monkeypatch.setattr(lock.os, "open", refuse)
     with pytest.raises(OutputError, match=r"cannot be written.*Read-only"):
         take(tmp_path / "out.zarr")
 
@@ -204,24 +204,3 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
     lock.write_text(json.dumps({"pid": 2**22 + 5, **record}))  # nobody
     take(tmp_path / "out.zarr")
     assert not list(tmp_path.iterdir())
-
-
-def test_fingerprints_name_what_is_different():
-    ours = {"tile": 64, "value_range": [{"low": 0.1 + 0.2, "high": 1.0}], "halo": 48}
-    assert differences(ours, ours) == []
-    theirs = ours | {"value_range": [{"low": 0.3, "high": 1.0}]}
-    assert differences(ours, theirs) == []  # rounding of another processor
-    theirs = ours | {"tile": 32, "value_range": [{"low": 0.4, "high": 1.0}]}
-    found = differences(ours, theirs)
-    assert found[0] == "tile: 32 then, 64 now"
-    assert found[1].startswith("value_range: ")
-    assert differences(ours, ours | {"extra": 1}) == ["extra: 1 then, null now"]
-    assert differences({"nodata": None}, {"nodata": 1.5}) == [
-        "nodata: 1.5 then, null now"
-    ]
-
-
-def test_json_keeps_what_it_can():
-    value = {"a": (1, 2.5), "b": float("nan"), "c": None, 3: "x"}
-    assert as_json(value) == {"a": [1, 2.5], "b": "nan", "c": None, "3": "x"}
-    assert json.loads(json.dumps(as_json(value))) == as_json(value)

@@ -38,8 +38,7 @@ from napari_swin2sr.files import verify_file
 from napari_swin2sr.formats import open_image, tiff_write
 from napari_swin2sr.runs import job as work
 from napari_swin2sr.runs import resources as limits
-from napari_swin2sr.runs import runner as store
-from napari_swin2sr.runs import tile_job, tile_store
+from napari_swin2sr.runs import runner, tile_store
 from napari_swin2sr.runs.runner import RunStarted, TileDone, TileFailed
 
 OPTIONS = {"tile": 32, "value_range": (0.0, 65535.0)}
@@ -64,7 +63,7 @@ ELSEWHERE = {
 @pytest.fixture(autouse=True)
 def stand_in_model(monkeypatch):
     monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
-    monkeypatch.setattr(store, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture
@@ -607,5 +606,5 @@ def test_only_recent_tiles_are_decoded_on_resume(source, target, truth, monkeypa
     upscale_file(source, target, progress=events.append, **OPTIONS)
     checks = [e for e in events if isinstance(e, RunStarted) and e.stage == "check"]
     assert [e.total for e in checks] == [len(tiles) - 7]
-    assert tile_job.RECENT_SECONDS == 120
+    assert work.RECENT_SECONDS == 120
     is_true(target, truth)

@@ -23,25 +23,33 @@ from napari_swin2sr.errors import (
 )
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
+from napari_swin2sr.options import check_part
 from napari_swin2sr.runs import resources as limits
-from napari_swin2sr.runs import runner as store
+from napari_swin2sr.runs import runner
+from napari_swin2sr.runs.runner import (
+    RunFinished,
+    Runner,
+    RunStarted,
+    TileDone,
+    TileFailed,
+)
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import plan_tiles
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    monkeypatch.setattr(store, "_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(runner, "_PAUSE_SECONDS", 0.001)
 
 
 def test_every_block_is_written_once_and_reported():
     lazy, events = FakeLazy(), []
     out = np.zeros(lazy.shape, np.uint16)
-    result = store.run(lazy, out, progress=events.append, workers=3)
+    result = Runner(progress=events.append, workers=3).run(lazy, out)
     np.testing.assert_array_equal(out, lazy.truth())
-    done = [e for e in events if isinstance(e, store.TileDone)]
-    assert events[0] == store.RunStarted(12, 0)
-    assert isinstance(events[-1], store.RunFinished)
+    done = [e for e in events if isinstance(e, TileDone)]
+    assert events[0] == RunStarted(12, 0)
+    assert isinstance(events[-1], RunFinished)
     assert events[-1] == result
     assert sorted(e.index for e in done) == list(np.ndindex(3, 4))
     assert [e.done for e in done] == list(range(1, 13))
@@ -53,11 +61,11 @@ def test_every_block_is_written_once_and_reported():
 def test_finished_blocks_are_not_computed_again():
     lazy, events = FakeLazy(ill={(0, 0): 99, (2, 3): 99}), []
     out = lazy.truth()
-    store.run(
-        lazy, out, is_done=lambda i: i in {(0, 0), (2, 3)}, progress=events.append
+    Runner(progress=events.append).run(
+        lazy, out, is_done=lambda i: i in {(0, 0), (2, 3)}
     )
-    assert events[0] == store.RunStarted(12, 2)
-    assert sum(isinstance(e, store.TileDone) for e in events) == 10
+    assert events[0] == RunStarted(12, 2)
+    assert sum(isinstance(e, TileDone) for e in events) == 10
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 12, 20])
@@ -65,12 +73,12 @@ def test_parts_are_disjoint_and_complete(n):
     lazy, seen = FakeLazy(), []
 
     def note(event):
-        if isinstance(event, store.TileDone):
+        if isinstance(event, TileDone):
             seen.append(event.index)
 
     out = np.zeros(lazy.shape, np.uint16)
     for i in range(n):
-        store.run(lazy, out, part=(i, n), progress=note)
+        Runner(part=(i, n), progress=note).run(lazy, out)
     assert sorted(seen) == list(np.ndindex(3, 4))
     np.testing.assert_array_equal(out, lazy.truth())
 
@@ -80,20 +88,20 @@ def test_parts_are_disjoint_and_complete(n):
 )
 def test_impossible_parts_are_refused(part):
     with pytest.raises(OptionError, match="I/N with I from 0"):
-        store.check_part(part)
+        check_part(part)
 
 
 def test_a_part_may_be_text():
-    assert store.check_part("3/16") == (3, 16)
-    assert store.check_part(None) is None
+    assert check_part("3/16") == (3, 16)
+    assert check_part(None) is None
 
 
 def test_a_failing_tile_is_tried_again_after_the_others():
     lazy, events = FakeLazy(ill={(1, 1): 2}), []
     out = np.zeros(lazy.shape, np.uint16)
-    result = store.run(lazy, out, progress=events.append)
+    result = Runner(progress=events.append).run(lazy, out)
     np.testing.assert_array_equal(out, lazy.truth())
-    failures = [e for e in events if isinstance(e, store.TileFailed)]
+    failures = [e for e in events if isinstance(e, TileFailed)]
     assert [(e.index, e.attempt, e.final) for e in failures] == [
         ((1, 1), 1, False),
         ((1, 1), 2, False),
@@ -106,7 +114,7 @@ def test_tiles_that_stay_ill_are_listed_and_the_others_kept():
     events = []
     out = np.zeros(lazy.shape, np.uint16)
     with pytest.raises(TilesFailedError, match=r"2 of 12 tiles are missing") as caught:
-        store.run(lazy, out, progress=events.append)
+        Runner(progress=events.append).run(lazy, out)
     expected = lazy.truth()
     expected[lazy.slices_at((1, 1))] = 0
     expected[lazy.slices_at((2, 0))] = 0
@@ -116,14 +124,14 @@ def test_tiles_that_stay_ill_are_listed_and_the_others_kept():
         caught.value
     )
     assert events[-1].failed == ((1, 1), (2, 0))
-    assert [e.final for e in events if isinstance(e, store.TileFailed)].count(True) == 2
+    assert [e.final for e in events if isinstance(e, TileFailed)].count(True) == 2
 
 
 def test_when_tile_after_tile_fails_the_run_stops():
     lazy = FakeLazy(grid=(30, 1), ill=dict.fromkeys(np.ndindex(30, 1), 99))
     out = np.zeros(lazy.shape, np.uint16)
     with pytest.raises(TilesFailedError, match="8 tiles failed one after the other"):
-        store.run(lazy, out, workers=1)
+        Runner(workers=1).run(lazy, out)
     assert sum(lazy.ill.values()) >= 30 * 99 - 10
 
 
@@ -134,9 +142,9 @@ def test_an_error_that_strikes_every_tile_ends_the_run_at_once():
 
     events = []
     with pytest.raises(WeightsError, match="Bring it back"):
-        store.run(Broken(), {}, workers=1, progress=events.append)
-    assert sum(isinstance(e, store.TileFailed) for e in events) == 1
-    assert isinstance(events[-1], store.RunFinished)
+        Runner(workers=1, progress=events.append).run(Broken(), {})
+    assert sum(isinstance(e, TileFailed) for e in events) == 1
+    assert isinstance(events[-1], RunFinished)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
@@ -144,7 +152,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(code):
     lazy = FakeLazy()
     sink = FailingSink(lazy.shape, code, 6, 99)
     with pytest.raises(OutputError, match="5 of 12 tiles, which are kept"):
-        store.run(lazy, sink, workers=1)
+        Runner(workers=1).run(lazy, sink)
     assert (sink.array != 0).sum() == 5 * 16
 
 
@@ -152,7 +160,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(code):
 def test_a_hiccup_of_a_network_disk_is_tried_again(code):
     lazy = FakeLazy()
     sink = FailingSink(lazy.shape, code, 3, 5)
-    store.run(lazy, sink, workers=2)
+    Runner(workers=2).run(lazy, sink)
     np.testing.assert_array_equal(sink.array, lazy.truth())
 
 
@@ -161,15 +169,15 @@ def test_cancel_ends_within_a_tile_and_keeps_the_finished():
     out = np.zeros(lazy.shape, np.uint16)
 
     def progress(event):
-        if isinstance(event, store.TileDone):
+        if isinstance(event, TileDone):
             done.append(event.index)
             if len(done) == 5:
                 cancel.set()
-        if isinstance(event, store.RunFinished):
+        if isinstance(event, RunFinished):
             done.append(event)
 
     with pytest.raises(Cancelled, match=r"\d+ of 100 tiles are finished"):
-        store.run(lazy, out, cancel=cancel, progress=progress, workers=2)
+        Runner(cancel=cancel, progress=progress, workers=2).run(lazy, out)
     assert done[-1].cancelled
     assert done[-1].done == len(done) - 1 <= 5 + 2
     written = {i for i in range(100) if out[i * 4, 0]}
@@ -191,11 +199,11 @@ def test_cancel_waits_for_the_tile_in_the_network_not_for_those_read_ahead():
     lazy = LazyUpscaled(image, layout, plan, (ValueRange(0, 1, 1),), slow)
     events = []
     with pytest.raises(Cancelled, match="cancelled"):
-        store.run(lazy, np.zeros(lazy.shape), progress=events.append, cancel=cancel)
+        Runner(progress=events.append, cancel=cancel).run(lazy, np.zeros(lazy.shape))
     assert in_network == [False, False, False]
     assert events[-1].cancelled
     assert events[-1].done == 3
-    assert not any(isinstance(event, store.TileFailed) for event in events)
+    assert not any(isinstance(event, TileFailed) for event in events)
 
 
 def test_an_interrupt_waits_for_the_tiles_in_work_only():
@@ -205,14 +213,14 @@ def test_an_interrupt_waits_for_the_tiles_in_work_only():
 
     def progress(event):
         events.append(event)
-        if isinstance(event, store.TileDone) and event.done == 3:
+        if isinstance(event, TileDone) and event.done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.run(lazy, out, progress=progress, workers=2)
+        Runner(progress=progress, workers=2).run(lazy, out)
     written = (out[::4, 0] != 0).sum()
     assert 3 <= written <= 5
-    assert isinstance(events[-1], store.RunFinished)
+    assert isinstance(events[-1], RunFinished)
     assert not [t for t in threading.enumerate() if t.name.startswith("swin2sr")]
 
 
@@ -220,7 +228,7 @@ def test_threads_of_ones_own():
     lazy = FakeLazy()
     out = np.zeros(lazy.shape, np.uint16)
     with ThreadPoolExecutor(2) as pool:
-        store.run(lazy, out, executor=pool)
+        Runner(executor=pool).run(lazy, out)
     np.testing.assert_array_equal(out, lazy.truth())
 
 
@@ -229,16 +237,16 @@ def test_forked_processes_are_refused_before_they_hang():
         ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool,
         pytest.raises(OptionError, match="spawn"),
     ):
-        store.run(FakeLazy(), {}, executor=pool)
+        Runner(executor=pool).run(FakeLazy(), {})
 
 
 def test_no_worker_is_no_number_of_workers():
     with pytest.raises(OptionError, match="workers=0"):
-        store.run(FakeLazy(), {}, workers=0)
+        Runner(workers=0).run(FakeLazy(), {})
 
 
 def test_an_empty_grid_is_a_finished_run():
-    assert store.run(FakeLazy(grid=(0, 3)), {}).total == 0
+    assert Runner().run(FakeLazy(grid=(0, 3)), {}).total == 0
 
 
 def test_too_little_memory_is_said_before_the_first_tile(monkeypatch):

@@ -78,11 +78,7 @@ def _write_alone(
     as_zarr: bool,
     progress: Callable[[object], None],
 ) -> None:
-    from napari_swin2sr.formats.ome_zarr import (
-        ome_attributes,
-        stored_axes,
-        stored_shape,
-    )
+    from napari_swin2sr.formats.detect import Kind, Location
     from napari_swin2sr.replace import (
         discard_store,
         draft_of,
@@ -90,26 +86,21 @@ def _write_alone(
         replace_folder,
     )
     from napari_swin2sr.runs.export import export
-    from napari_swin2sr.runs.tile_job import Running, TileJob
+    from napari_swin2sr.runs.job import Job
+    from napari_swin2sr.runs.runner import Runner
 
     remove_drafts(target)
     draft = draft_of(target)
-    job = TileJob(
-        place=draft,
-        lazy=image.data,
-        axes=stored_axes(image.axes) if as_zarr else image.axes,
-        shape=stored_shape(image.axes, image.shape) if as_zarr else image.shape,
-        zarr_format=3,
-        fingerprint={},
-    )
-    store = job.open()
-    how = Running(progress=progress)
+    kind = Kind.ZARR if as_zarr else Kind.TIFF
+    job = Job(source=image.source, target=Location(target), kind=kind, image=image)
+    store = job.create_store(Location(draft))
+    runner = Runner(progress=progress)
     try:
-        job.run_tiles(store, how)
-        job.run_pyramid(store, how)
+        job.compute_tiles(store, runner)
+        job.compute_pyramid(store, runner)
         if as_zarr:
             ranges = getattr(image.data, "ranges", None) or _ranges(image)
-            store.complete(ome_attributes(image, job.shapes, "0.5", ranges))
+            store.complete(job.ome_attributes(ranges))
             replace_folder(draft, target, only_own=True)
         else:
             levels = [store.level(number) for number in range(store.n_levels)]

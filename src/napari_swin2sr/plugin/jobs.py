@@ -142,11 +142,11 @@ def _run(
     report: Report,
     token: Token,
 ) -> Result:
-    from napari_swin2sr.runs.runner import run
+    from napari_swin2sr.runs.runner import Runner
     from napari_swin2sr.upscale import provenance
 
     start = time.monotonic()
-    finished = run(blocks, sink, progress=report, cancel=token)
+    finished = Runner(progress=report, cancel=token).run(blocks, sink)
     tile = math.prod(lazy.plan.tile_at(0, 0).padded_shape)
     remember_speed(options, tile * finished.total, time.monotonic() - start)
     return Result(cast("ModelHandle", lazy.block), out, provenance(lazy))

@@ -1,139 +1,159 @@
-"""What a run from file to file is, decided and checked before its first tile."""
+"""`Job`: what a run is, decided and checked before its first tile."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 import logging
 import math
 import os
 import platform
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
-from napari_swin2sr.errors import OutputError
-from napari_swin2sr.formats.detect import Kind, is_url, local_path
+from napari_swin2sr.errors import OutputError, TilesFailedError
+from napari_swin2sr.formats.detect import Kind, Location
 from napari_swin2sr.formats.ome_zarr import (
     ZARR_FORMAT,
     georeference,
+    ome_attributes,
     stored_axes,
     stored_shape,
 )
 from napari_swin2sr.formats.png_jpeg import check_picture
+from napari_swin2sr.formats.pyramid import BlockMeans, level_shapes
 from napari_swin2sr.formats.tiff_write import check_tiff
-from napari_swin2sr.replace import (
-    check_replaceable,
-    remove_drafts,
-    undo_replacement,
+from napari_swin2sr.image.intensity import as_dtype
+from napari_swin2sr.replace import check_replaceable, remove_drafts, undo_replacement
+from napari_swin2sr.runs.fingerprint import (
+    as_json,
+    differences,
+    fingerprint_of,
+    identity_of,
 )
-from napari_swin2sr.runs.fingerprint import identity_of
-from napari_swin2sr.runs.lock import as_json, differences
-from napari_swin2sr.runs.tile_job import TileJob, existing_store
+from napari_swin2sr.runs.runner import Index, Runner, part_of
+from napari_swin2sr.runs.tile_store import BlockSink, TileStore, tile_shape
 from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from napari_swin2sr.image.intensity import ValueRange
     from napari_swin2sr.image.record import SpatialImage
-    from napari_swin2sr.options import UpscaleOptions
-    from napari_swin2sr.tiles.lazy import LazyUpscaled
+    from napari_swin2sr.options import RunOptions, UpscaleOptions
 
 logger = logging.getLogger(__name__)
 
 SMALL_RESULT_BYTES = 2**27
 """Results up to this size are computed in memory and need no tile store."""
 
-FOUND_NOTHING, FOUND_UNFINISHED, FOUND_OTHER = "nothing", "unfinished", "other"
+RECENT_SECONDS = 120.0
+"""A power cut may have damaged tiles written in the last moments before it."""
 
-Found: TypeAlias = Mapping[str, Any] | str
-"""What a target is now: the fingerprint of a finished result, or one of those words."""
 
-_FORMAT = 1
+class TargetState(enum.Enum):
+    """What is at a target before a run, and what the run does about it.
+
+    ========== ========================== ==================== ======================
+    state      what is there              run                  run with `overwrite`
+    ========== ========================== ==================== ======================
+    ABSENT     nothing                    begins               begins
+    UNFINISHED an OME-Zarr whose run      resumes; refused if  resumes, or begins
+               has not ended              the job is another   anew if it is another
+    FINISHED   the result of this job     has nothing to do    replaces it at its end
+    OUTDATED   the result of another job  is refused           replaces it at its end
+    FOREIGN    anything else              is refused           replaces it at its end,
+                                                               if it is one image
+    ========== ========================== ==================== ======================
+
+    Tiles are kept in the target itself if it is an OME-Zarr that is absent or
+    unfinished, and in ``NAME.unfinished.zarr`` beside it otherwise. With ``resume``
+    off an unfinished store is deleted first.
+    """
+
+    ABSENT = enum.auto()
+    UNFINISHED = enum.auto()
+    FINISHED = enum.auto()
+    OUTDATED = enum.auto()
+    FOREIGN = enum.auto()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """A run from file to file; made by `plan`, which checks it.
+class Job:
+    """What a run is: pixels to compute, and the file that they become.
 
     Attributes
     ----------
-    source, target : as given, `target` with ~ replaced
-    kind : format of the target
-    lazy : the pixels to compute
-    result : the record of the target, its `data` being `lazy`
+    source : what messages call the source
+    target, kind : where the result goes, and its format
+    image : the record of the result; its `data` computes the pixels
     fingerprint : what must be the same for tiles of two runs to fit together
-    ome_version : "0.4" or "0.5"
+    ome_version : of an OME-Zarr, "0.5" or "0.4"
     cog : whether a GeoTIFF is to be a cloud optimized one
     """
 
     source: str | os.PathLike[str]
-    target: Path | str
+    target: Location
     kind: Kind
-    lazy: LazyUpscaled
-    result: SpatialImage
-    fingerprint: dict[str, Any]
-    ome_version: str
-    cog: bool
+    image: SpatialImage
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    ome_version: str = "0.5"
+    cog: bool = False
 
     @classmethod
     def plan(
         cls,
         source: str | os.PathLike[str],
-        target: str | os.PathLike[str],
+        target: Location,
         kind: Kind,
         image: SpatialImage,
         options: UpscaleOptions,
-        ome_version: str,
-        cog: bool,
-    ) -> Work:
-        """Plan the run; only the range sample is read.
-
-        Raises
-        ------
-        InputError, OptionError, WeightsError
-            As for `apply`.
-        OutputError
-            If the target's format cannot hold the result.
-        """
+        settings: RunOptions,
+    ) -> Job:
+        """Plan a run and check that its target can hold it; reads the range sample."""
         lazy = prepare(image, options)
-        result = _with_grid(image) if kind is Kind.ZARR else image
+        fingerprint = fingerprint_of(source, image, lazy)
+        result = image
+        if kind is Kind.ZARR:
+            fingerprint["ome_version"] = settings.ome_version
+            # Without a pixel size, the grid of the source's pixels is laid over it.
+            size = {"Y": 1.0, "X": 1.0, **image.pixel_size}
+            result = dataclasses.replace(result, pixel_size=size)
         if options.nodata is not None:
             result = dataclasses.replace(result, nodata=options.nodata)
         result = result.upscaled(lazy, lazy.upscale)
         if "geo" in result.extra:
-            finer = result.extra["geo"].finer(lazy.upscale)
-            result = dataclasses.replace(result, extra={**result.extra, "geo": finer})
-        work = cls(
+            geo = result.extra["geo"].finer(lazy.upscale)
+            result = dataclasses.replace(result, extra={**result.extra, "geo": geo})
+        job = cls(
             source=source,
-            target=str(target) if is_url(target) else local_path(target),
+            target=target,
             kind=kind,
-            lazy=lazy,
-            result=result,
-            fingerprint=_fingerprint(source, image, lazy)
-            | ({"ome_version": ome_version} if kind is Kind.ZARR else {}),
-            ome_version=ome_version,
-            cog=cog,
+            image=result,
+            fingerprint=fingerprint,
+            ome_version=settings.ome_version,
+            cog=settings.cog,
         )
-        work.check_format()
-        work.tell_of_absent_chunks()
-        return work
+        job._check_format()
+        job._warn_missing_chunks()
+        return job
 
-    def check_format(self) -> None:
+    def _check_format(self) -> None:
         """Refuse what the target's format cannot hold."""
-        shape, dtype = self.lazy.shape, self.lazy.dtype
-        if self.kind is Kind.ZARR:
-            if 0 in shape:
-                raise OutputError(f"{self.target}: an empty image, {shape}")
-            return
-        assert isinstance(self.target, Path)
+        axes, shape, dtype = self.lazy.axes, self.lazy.shape, self.lazy.dtype
         if self.kind is Kind.PICTURE:
-            check_picture(self.lazy.axes, shape, dtype, self.target)
-        else:
-            check_tiff(self.lazy.axes, shape, dtype, self.target)
+            check_picture(axes, shape, dtype, self.target.path)
+        elif self.kind is Kind.TIFF:
+            check_tiff(axes, shape, dtype, self.target.path)
+        elif 0 in shape:
+            raise OutputError(f"{self.target}: an empty image, {shape}")
 
-    def tell_of_absent_chunks(self) -> None:
+    def _warn_missing_chunks(self) -> None:
         """Log when a local Zarr array has chunks without an object.
 
         That is how Zarr stores chunks without content; a copy that was broken off
@@ -142,7 +162,7 @@ class Work:
         array, stored = self.lazy.source, self.fingerprint["source"].get("files")
         if stored is None or not hasattr(array, "metadata"):
             return
-        unit = array.shards or array.chunks
+        unit = tile_shape(array)
         n = math.prod(-(-a // b) for a, b in zip(array.shape, unit, strict=True))
         if stored < n:
             logger.warning(
@@ -151,105 +171,235 @@ class Work:
                 *(self.source, n - stored, n, array.fill_value),
             )
 
+    # -- what is stored ---------------------------------------------------------------
+
+    @property
+    def lazy(self) -> Any:
+        """The pixels: a `LazyUpscaled`, or blocks like it."""
+        return self.image.data
+
+    @property
+    def axes(self) -> str:
+        """Axes of the stored arrays; in OME-Zarr samples (S) are channels (C)."""
+        axes: str = self.lazy.axes
+        return stored_axes(axes) if self.kind is Kind.ZARR else axes
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Shapes of all levels of the pyramid."""
+        shape = self.lazy.shape
+        if self.kind is Kind.ZARR:
+            shape = stored_shape(self.lazy.axes, shape)
+        return level_shapes(shape, self.axes)
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """Shape of a tile in the store."""
+        side = self.lazy.plan.core * self.lazy.upscale
+        samples = self.lazy.layout.samples
+        merged = "S" in self.lazy.axes and "S" not in self.axes
+        sides = {"Y": side, "X": side, "C": samples if merged else 1, "S": samples}
+        return tuple(sides.get(axis, 1) for axis in self.axes)
+
     @property
     def fits_in_memory(self) -> bool:
         """Whether no tile store is needed."""
-        return self.kind is not Kind.ZARR and self.lazy.nbytes <= SMALL_RESULT_BYTES
-
-    @property
-    def unfinished(self) -> Path:
-        """Where tiles are kept until the target can be replaced."""
-        assert isinstance(self.target, Path)
-        return self.target.with_name(self.target.name + ".unfinished.zarr")
+        is_small: bool = self.lazy.nbytes <= SMALL_RESULT_BYTES
+        return self.kind is not Kind.ZARR and is_small
 
     @property
     def software(self) -> str:
-        """Provenance as one line of ASCII."""
+        """Provenance as one line of ASCII, for TIFF."""
         return json.dumps({"napari_swin2sr": {"fingerprint": self.fingerprint}})
 
-    def is_done_already(self, overwrite: bool) -> bool:
-        """Tell whether the target is the finished result of this very job.
+    def ome_attributes(self, ranges: tuple[ValueRange, ...]) -> dict[str, Any]:
+        """Return the metadata that make the finished store an OME-Zarr image."""
+        version: Literal["0.4", "0.5"] = "0.4" if self.ome_version == "0.4" else "0.5"
+        return ome_attributes(self.image, self.shapes, version, ranges)
 
-        Raises
-        ------
-        OutputError
-            If it is something else that must not be replaced.
-        """
-        if isinstance(self.target, Path):
-            undo_replacement(self.target)
-            if not os.path.lexists(self.target):
-                return False
-        found = self.found()
-        if found in (FOUND_UNFINISHED, FOUND_NOTHING):
-            return False
+    # -- what is there ----------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> Location:
+        """Where tiles are kept until the target can be made or replaced."""
+        path = self.target.path
+        return Location(path.with_name(path.name + ".unfinished.zarr"))
+
+    def store_location(self, state: TargetState) -> Location:
+        """Return where the tiles are kept."""
+        here = state in (TargetState.ABSENT, TargetState.UNFINISHED)
+        return self.target if self.kind is Kind.ZARR and here else self.unfinished
+
+    def check_target(self, overwrite: bool) -> TargetState:
+        """Return what the target is now; refuse if it must not be replaced."""
+        if not self.target.is_url:
+            undo_replacement(self.target.path)
+        state, detail = self._target_state()
+        if state in (TargetState.ABSENT, TargetState.UNFINISHED):
+            return state
         if overwrite:
-            if isinstance(self.target, str):
+            if self.target.is_url:
                 raise OutputError(
                     f"{self.target}: a result at a URL cannot be replaced in one go. "
                     "Delete it or choose another name"
                 )
-            check_replaceable(self.target, by_file=self.kind is not Kind.ZARR)
-            return False
-        reason = ""
-        if not isinstance(found, str):
-            changed = differences(self.fingerprint, found)
-            if not changed:
-                return True
-            reason = f" (made with other settings: {'; '.join(changed)})"
-        raise OutputError(
-            f"{self.target}: exists already{reason}. Choose another name, or replace "
-            "it with --overwrite (overwrite=True)"
-        )
+            check_replaceable(self.target.path, by_file=self.kind is not Kind.ZARR)
+        elif state is not TargetState.FINISHED:
+            raise OutputError(
+                f"{self.target}: exists already{detail}. Choose another name, or "
+                "replace it with --overwrite (overwrite=True)"
+            )
+        return state
 
-    def found(self) -> Found:
-        """Tell what the target is now."""
-        if self.kind is not Kind.ZARR:
-            assert isinstance(self.target, Path)
-            found = _fingerprint_of_tiff(self.target)
-            return found if isinstance(found, dict) else FOUND_OTHER
-        try:
-            store = existing_store(self.target)
-        except OutputError:
-            return FOUND_OTHER
-        if store is None:
-            return FOUND_NOTHING
-        found = store.record.get("fingerprint")
-        if not isinstance(found, dict):
-            return FOUND_OTHER
-        return found if store.is_complete else FOUND_UNFINISHED
+    def _target_state(self) -> tuple[TargetState, str]:
+        """Return what the target is now, and what a message says about it."""
+        if not self.target.is_url and not os.path.lexists(self.target.path):
+            return TargetState.ABSENT, ""
+        if self.kind is Kind.ZARR:
+            try:
+                store = TileStore.find(self.target)
+            except OutputError:
+                return TargetState.FOREIGN, ""
+            if store is None:
+                return TargetState.ABSENT, ""
+            theirs, is_complete = store.record.get("fingerprint"), store.is_complete
+        else:
+            theirs, is_complete = _fingerprint_of_tiff(self.target.path), True
+        if not isinstance(theirs, dict):
+            return TargetState.FOREIGN, ""
+        if not is_complete:
+            return TargetState.UNFINISHED, ""
+        if changed := differences(self.fingerprint, theirs):
+            detail = f" (made with other settings: {'; '.join(changed)})"
+            return TargetState.OUTDATED, detail
+        return TargetState.FINISHED, ""
 
-    def job(self) -> TileJob:
-        """Return the work on tiles that this run needs.
+    def find_store(
+        self, location: Location, *, resume: bool, overwrite: bool
+    ) -> TileStore | None:
+        """Return the unfinished store to resume, if there is one.
 
-        They are kept in the target itself, if it is an OME-Zarr that nothing finished
-        has to make room for, and beside it otherwise.
+        One that must not be resumed is deleted if the options allow it.
         """
-        place: str | Path = self.target
-        if self.kind is not Kind.ZARR or self.found() not in (
-            FOUND_NOTHING,
-            FOUND_UNFINISHED,
-        ):
-            place = self.unfinished
-        lazy, as_ome = self.lazy, self.kind is Kind.ZARR
-        return TileJob(
-            place=place,
-            lazy=lazy,
-            axes=stored_axes(lazy.axes) if as_ome else lazy.axes,
-            shape=stored_shape(lazy.axes, lazy.shape) if as_ome else lazy.shape,
+        store = TileStore.find(location)
+        if store is None:
+            return None
+        if not resume or (overwrite and self.changed_since(store)):
+            store.discard()
+            return None
+        self._check_same(store)
+        return store
+
+    def create_store(self, location: Location) -> TileStore:
+        """Make an empty tile store, unless another part of the job has just made it."""
+        nodata = self.lazy.nodata
+        mark = None if nodata is None else as_dtype(nodata, self.lazy.dtype)
+        as_ome = self.kind is Kind.ZARR
+        store = TileStore.create(
+            location,
+            shapes=self.shapes,
+            block=self.block,
+            axes=self.axes,
+            dtype=self.lazy.dtype,
+            fill_value=0 if mark is None else mark.item(),
             zarr_format=ZARR_FORMAT[self.ome_version] if as_ome else 3,
-            fingerprint=self.fingerprint,
-            provenance={
-                **as_json(provenance(lazy)),
-                "pixel_overhead": lazy.plan.pixel_overhead,
-                "versions": _versions(),
-                "nodata": as_json(self.result.nodata),
-                "georeference": as_json(georeference(self.result)),
+            record={
+                **self._provenance(),
+                "fingerprint": dict(self.fingerprint),
+                "complete": False,
             },
         )
+        self._check_same(store)
+        return store
+
+    def _provenance(self) -> dict[str, Any]:
+        if not self.fingerprint:  # a copy, which no network has made
+            return {}
+        names = ("numpy", "tifffile", "torch", "zarr")
+        versions = {name: metadata.version(name) for name in names}
+        return {
+            **as_json(provenance(self.lazy)),
+            "pixel_overhead": self.lazy.plan.pixel_overhead,
+            "versions": {"python": platform.python_version(), **versions},
+            "nodata": as_json(self.image.nodata),
+            "georeference": as_json(georeference(self.image)),
+        }
+
+    def changed_since(self, store: TileStore) -> list[str]:
+        """Return what is different now from when the store was made."""
+        theirs = store.record.get("fingerprint")
+        if not isinstance(theirs, dict):
+            return ["everything: it was not made by this program"]
+        return differences(self.fingerprint, theirs)
+
+    def _check_same(self, store: TileStore) -> None:
+        """Refuse to resume the tiles of a different job."""
+        if changed := self.changed_since(store):
+            raise OutputError(
+                f"{store.location}: an unfinished result of a different run. Finish "
+                "that one with its own settings, choose another name, or start anew "
+                f"with --no-resume (resume=False). Different are: {'; '.join(changed)}"
+            )
+
+    # -- running ----------------------------------------------------------------------
+
+    def compute_tiles(
+        self,
+        store: TileStore,
+        runner: Runner,
+        *,
+        verify: bool = False,
+        expected_seconds: float | None = None,
+    ) -> None:
+        """Compute the tiles of the full size that are missing.
+
+        Tiles from the last moments of an earlier run are decoded first, and all of
+        them with `verify`; damaged ones are computed again.
+        """
+        sink = self.sink(store)
+
+        def tile_of(index: Index) -> Index:
+            return sink.index_of(self.lazy.slices_at(index))
+
+        own = {tile_of(index) for index in part_of(self.lazy.grid, runner.part)}
+        done = _intact_tiles(store, 0, own, runner, verify)
+        runner.run(
+            self.lazy,
+            sink,
+            is_done=lambda index: tile_of(index) in done,
+            expected_seconds=expected_seconds,
+            pixel_overhead=self.lazy.plan.pixel_overhead,
+        )
+
+    def compute_pyramid(
+        self, store: TileStore, runner: Runner, *, verify: bool = False
+    ) -> None:
+        """Compute the tiles of all lower levels that are missing."""
+        for number, shape in enumerate(self.shapes[1:], start=1):
+            means = BlockMeans(
+                store.level(number - 1), self.axes, shape, self.block, self.lazy.nodata
+            )
+            done = _intact_tiles(store, number, None, runner, verify)
+            runner.run(
+                means,
+                BlockSink(store.level(number), self.axes, self.axes),
+                is_done=done.__contains__,
+                stage="pyramid",
+            )
+
+    def has_all_tiles(self, store: TileStore) -> bool:
+        """Tell whether no tile of the full size is missing."""
+        n_blocks: int = self.lazy.n_blocks
+        return len(store.finished(0)) >= n_blocks
+
+    def sink(self, store: TileStore) -> BlockSink:
+        """Return what takes the blocks of `lazy`."""
+        layout = self.lazy.layout
+        return BlockSink(store.level(0), layout.axes, self.axes, layout.samples)
 
     def warn_if_source_changed(self) -> bool:
         """Tell whether the source was changed while it was read."""
-        image = dataclasses.replace(self.result, data=self.lazy.source)
+        image = dataclasses.replace(self.image, data=self.lazy.source)
         try:
             now = as_json(identity_of(self.source, image))
         except OSError:
@@ -263,15 +413,14 @@ class Work:
         )
         return True
 
-    def tidy_up(self) -> None:
+    def remove_temporary_files(self) -> None:
         """Delete what killed runs left beside the target; nobody else may write it."""
-        if not isinstance(self.target, Path):
-            return
-        remove_drafts(self.target)
-        remove_drafts(self.unfinished)
+        if not self.target.is_url:
+            remove_drafts(self.target.path)
+            remove_drafts(self.unfinished.path)
 
 
-def _fingerprint_of_tiff(path: Path) -> Any:
+def _fingerprint_of_tiff(path: os.PathLike[str]) -> Any:
     """Return what an earlier export wrote into the tag Software, or None."""
     import tifffile
 
@@ -283,33 +432,79 @@ def _fingerprint_of_tiff(path: Path) -> Any:
         return None
 
 
-def _versions() -> dict[str, str]:
-    """Return the versions of what the numbers may depend on."""
-    names = ("numpy", "tifffile", "torch", "zarr")
-    found = {name: metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
+# -- damaged tiles --------------------------------------------------------------------
 
 
-def _fingerprint(
-    source: str | os.PathLike[str], image: SpatialImage, lazy: LazyUpscaled
-) -> dict[str, Any]:
-    """Return what must be the same for tiles of two runs to fit together."""
-    made: dict[str, Any] = as_json(
-        {
-            "format": _FORMAT,
-            "source": identity_of(source, image),
-            **provenance(lazy),
-            "window": lazy.plan.multiple_of,
-            "axes": lazy.axes,
-            "shape": lazy.shape,
-            "dtype": str(lazy.dtype),
-            "nodata": lazy.nodata,
-        }
+def _intact_tiles(
+    store: TileStore, level: int, own: set[Index] | None, runner: Runner, verify: bool
+) -> set[Index]:
+    """Return the finished tiles; suspicious ones are decoded, damaged ones deleted."""
+    finished = store.finished(level)
+    if own is not None:
+        finished = {index: s for index, s in finished.items() if index in own}
+    newest = max((s.changed for s in finished.values()), default=0.0)
+    suspects = [
+        index
+        for index, s in finished.items()
+        if verify or (s.changed and s.changed > newest - RECENT_SECONDS)
+    ]
+    damaged = damaged_tiles(store, level, suspects, runner)
+    for index in damaged:
+        logger.warning("level %d, tile %s is damaged: recomputed", level, index)
+        store.remove(level, index)
+    return set(finished) - damaged
+
+
+def damaged_tiles(
+    store: TileStore, level: int, tiles: Iterable[Index], runner: Runner
+) -> set[Index]:
+    """Return those of the tiles that cannot be decoded or fail their checksum."""
+    stored = _StoredTiles(store.level(level), tuple(sorted(tiles)))
+    if not stored.tiles:
+        return set()
+    checker = Runner(
+        progress=runner.progress,
+        cancel=runner.cancel,
+        workers=runner.workers,
+        retries=0,
+        give_up_after=len(stored.tiles) + 1,
     )
-    return made
+    try:
+        checker.run(stored, _Discard(), stage="check")
+    except TilesFailedError as error:
+        return {stored.tiles[number] for (number,) in error.failed}
+    return set()
 
 
-def _with_grid(image: SpatialImage) -> SpatialImage:
-    """Give an image without pixel size the grid of its pixels, to be laid over it."""
-    size = {"Y": 1.0, "X": 1.0, **image.pixel_size}
-    return dataclasses.replace(image, pixel_size=size)
+@dataclass(frozen=True)
+class _StoredTiles:
+    """Stored tiles as a row of blocks to be read."""
+
+    array: Any
+    tiles: tuple[Index, ...]
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return (len(self.tiles),)
+
+    def slices_at(self, index: Index) -> tuple[slice, ...]:
+        return tuple(
+            slice(i * n, min((i + 1) * n, length))
+            for i, n, length in zip(
+                self.tiles[index[0]],
+                tile_shape(self.array),
+                self.array.shape,
+                strict=True,
+            )
+        )
+
+    def block_at(self, index: Index) -> NDArray[Any]:
+        pixels: NDArray[Any] = self.array[self.slices_at(index)]
+        return pixels
+
+
+class _Discard:
+    """A sink that keeps nothing."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        return None

@@ -1,23 +1,27 @@
-"""Who may write, and may an unfinished result be gone on with? Locks, fingerprints."""
+"""Who may write a target: one whole run, or several parts of one.
+
+The reader-writer locks of the library filelock were tried instead: they do not say who
+holds a lock, leave their files behind, and need SQLite (which network disks break) or
+follow symbolic links.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
-import math
 import os
 import re
 import socket
 import stat
 import time
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.replace import remove_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _FLAGS = os.O_RDWR | os.O_CREAT
@@ -234,45 +238,3 @@ def _busy(target: Path, lock: Path, owner: str) -> OutputError:
         f"{target}: another run is writing it ({owner}). Wait for it, or, if that "
         f"machine is gone, delete {lock}"
     )
-
-
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Return what two fingerprints disagree on, as "name: theirs, now ours".
-
-    Numbers that differ by rounding only, as between processors, agree.
-    """
-    keys = [*ours, *(key for key in theirs if key not in ours)]
-    return [
-        f"{key}: {_short(theirs.get(key))} then, {_short(ours.get(key))} now"
-        for key in keys
-        if not _same(ours.get(key), theirs.get(key))
-    ]
-
-
-def as_json(value: Any) -> Any:
-    """Return a value as JSON gives it back: lists for tuples, text for NaN."""
-    if isinstance(value, Mapping):
-        return {str(k): as_json(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [as_json(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, float) or isinstance(b, float):
-        try:
-            return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-300)
-        except TypeError:
-            return False
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 80 else text[:77] + "..."

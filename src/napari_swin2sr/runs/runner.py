@@ -1,9 +1,9 @@
-"""Run every block of a lazy image into a store: events, retries, cancel, parts.
+"""`Runner`: compute every block of a lazy image into a store, whatever happens.
 
-The room knows nothing of networks and file formats. What it needs of a lazy image
-is `Blocks`, what it needs of a store is `Sink`; both must pickle when the executor
-works in other processes. A tile's pixels never travel back: a worker computes one
-block, writes it and answers with its index.
+Networks and file formats are unknown here. What is needed of a lazy image is `Blocks`,
+what is needed of a store is `Sink`; both must pickle when the executor works in other
+processes. A tile's pixels never travel back: a worker computes one block, writes it and
+answers with the time that it took.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from napari_swin2sr.errors import (
     Cancelled,
+    CancelToken,
     MemoryLimitError,
     MissingDependencyError,
     OptionError,
@@ -36,7 +37,7 @@ from napari_swin2sr.errors import (
     TilesFailedError,
     WeightsError,
 )
-from napari_swin2sr.runs.resources import Estimate, estimate
+from napari_swin2sr.options import check_part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,21 +45,20 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_WORKERS",
     "Blocks",
-    "Estimate",
+    "CancelToken",
     "RunFinished",
     "RunStarted",
+    "Runner",
     "Sink",
     "TileDone",
     "TileFailed",
-    "check_part",
-    "estimate",
-    "run",
+    "part_of",
 ]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_WORKERS = 4
-"""Tiles in work at once: one in the network, the others being read and written."""
+"""Tiles in flight: one in the network, the others being read and written."""
 
 MAX_FAILURES_IN_A_ROW = 8
 """So many tiles failing one after the other is no accident of single tiles."""
@@ -95,24 +95,22 @@ class Sink(Protocol):
         """Write a block; it is safe there when this returns."""
 
 
-class CancelToken(Protocol):
-    """What asks a run to end, such as a `threading.Event`."""
-
-    def is_set(self) -> bool:
-        """Tell whether the run should end after the tiles in work."""
-
-
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """A run begins.
 
     Attributes
     ----------
-    total : tiles of this run, or of this part of it
-    done : tiles that an earlier run has finished
-    stage : what is made: "tiles", "pyramid", "export" or "check"
-    expected_seconds : duration by an estimate made before, or None
-    pixel_overhead : pixels computed per pixel kept, because of the halo, if known
+    total : int
+        Tiles of this run, or of this part of it.
+    done : int
+        Tiles that an earlier run has finished.
+    stage : str
+        What is made: "tiles", "pyramid", "export" or "check".
+    expected_seconds : float or None
+        Duration by an estimate made before.
+    pixel_overhead : float or None
+        Pixels computed per pixel kept, because of the halo.
     """
 
     total: int
@@ -128,12 +126,18 @@ class TileDone:
 
     Attributes
     ----------
-    index : its block index
-    done, total : tiles finished so far (earlier runs included), and all of them
-    seconds : time that the tile took in its worker
-    elapsed : seconds since the run began
-    remaining : seconds left at the present rate
-    stage : as in `RunStarted`
+    index : tuple of int
+        Its position in the grid of blocks.
+    done, total : int
+        Tiles finished so far (earlier runs included), and all of them.
+    seconds : float
+        Time that the tile took in its worker.
+    elapsed : float
+        Seconds since the run began.
+    remaining : float
+        Seconds left at the present rate.
+    stage : str
+        As in `RunStarted`.
     """
 
     index: Index
@@ -151,10 +155,16 @@ class TileFailed:
 
     Attributes
     ----------
-    index : its block index
-    error : what happened
-    attempt : 1 for the first time
-    final : whether it will not be tried again
+    index : tuple of int
+        Its position in the grid of blocks.
+    error : BaseException
+        What happened.
+    attempt : int
+        1 for the first time.
+    final : bool
+        Whether it will not be tried again.
+    stage : str
+        As in `RunStarted`.
     """
 
     index: Index
@@ -170,10 +180,16 @@ class RunFinished:
 
     Attributes
     ----------
-    done, total : tiles finished (earlier runs included), and all of them
-    failed : indices of the tiles that are missing because of an error
-    cancelled : whether it was asked to end early
-    seconds : duration
+    done, total : int
+        Tiles finished (earlier runs included), and all of them.
+    failed : tuple of tuple of int
+        Tiles that are missing because of an error.
+    cancelled : bool
+        Whether it was asked to end early.
+    seconds : float
+        Duration.
+    stage : str
+        As in `RunStarted`.
     """
 
     done: int
@@ -188,116 +204,119 @@ Event: TypeAlias = RunStarted | TileDone | TileFailed | RunFinished
 Progress: TypeAlias = Callable[[Event], object]
 
 
-def run(
-    lazy: Blocks,
-    sink: Sink,
-    *,
-    is_done: Callable[[Index], bool] | None = None,
-    progress: Progress | None = None,
-    cancel: CancelToken | None = None,
-    workers: int | None = None,
-    executor: Executor | None = None,
-    part: tuple[int, int] | None = None,
-    retries: int = 2,
-    give_up_after: int = MAX_FAILURES_IN_A_ROW,
-    stage: str = "tiles",
-    expected_seconds: float | None = None,
-    pixel_overhead: float | None = None,
-) -> RunFinished:
-    """Compute every block of `lazy` and write it with ``sink[slices] = block``.
-
-    Tiles are independent, so a failing one does not stop the others: it is tried
-    again after them, at most `retries` times. Errors that must strike every tile (a
-    full disk, unreadable weights, a broken executor) end the run at once. In every
-    case the tiles written so far stay.
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """How blocks are computed: by whom, how often, and who is told.
 
     Parameters
     ----------
-    lazy : grid of blocks
-    sink : takes the blocks
-    is_done : tells the blocks that need no work
-    progress : called with each event, always from the calling thread
-    cancel : when set, no new tile begins; the one in the network is waited for
-    workers : threads of the run's own pool, at most one tile each in memory
-    executor : any `concurrent.futures` executor instead of the own pool; for one
-        with processes `lazy` and `sink` are pickled per tile, so keep them small
-    part : (i, n), i from 0: only every n-th tile, starting with the i-th
-    retries : further attempts at a failed tile
-    give_up_after : tiles failing one after the other that end the run
-    stage : name of the work, copied into the events
-    expected_seconds, pixel_overhead : what an estimate says, copied into the first
-        event
-
-    Returns
-    -------
-    RunFinished
-        Its `done` equals `total`.
-
-    Raises
-    ------
-    Cancelled
-        If `cancel` was set; the text says how many tiles are kept.
-    TilesFailedError
-        If tiles are missing after all attempts; `failed` lists them.
-    OutputError
-        If nothing more can be written: no space, or a read-only file system.
-    OptionError
-        If `part`, `workers` or `executor` cannot work.
+    progress : callable, optional
+        Called with each event, always from the calling thread.
+    cancel : CancelToken, optional
+        When set, no new tile begins; the one in the network is waited for.
+    workers : int, optional
+        Threads of the runner's own pool [4], at most one tile each in memory.
+    executor : concurrent.futures.Executor, optional
+        Used instead of the own pool. For one with processes blocks and sink are
+        pickled per tile, so keep them small.
+    part : tuple of (int, int), optional
+        (i, n), i from 0: only every n-th tile, starting with the i-th.
+    retries : int
+        Further attempts at a failed tile.
+    give_up_after : int
+        Tiles failing one after the other that end the run.
     """
-    own = _own_blocks(lazy.grid, part)
-    todo = [index for index in own if is_done is None or not is_done(index)]
-    if cancel is not None and executor is None and hasattr(lazy, "until"):
-        lazy = lazy.until(cancel)  # tiles that wait for the network don't begin
-    work = _Run(lazy, sink, progress, cancel, stage, len(own), len(own) - len(todo))
-    work.give_up_after = give_up_after
-    work.report(
-        RunStarted(work.total, work.done, stage, expected_seconds, pixel_overhead)
-    )
-    try:
-        with _pool(executor, workers, len(todo)) as (pool, window):
-            for attempt in range(1, retries + 2):
-                if attempt > 1:
-                    work.pause(_PAUSE_SECONDS * 2 ** (attempt - 2))
-                work.attempt, work.last_attempt = attempt, attempt == retries + 1
-                work.failed.clear()
-                work.in_a_row = 0
-                work.once(todo, pool, window)
-                todo = sorted(work.failed)
-                if not todo:
-                    break
-    except Cancelled:
-        work.report(work.finished(cancelled=True))
-        raise
-    except BaseException:
-        work.report(work.finished())
-        raise
-    work.report(result := work.finished())
-    if work.failed:
-        raise TilesFailedError(
-            _failed_text(lazy, work.failed, work.total), failed=dict(work.failed)
-        )
-    return result
+
+    progress: Progress | None = None
+    cancel: CancelToken | None = None
+    workers: int | None = None
+    executor: Executor | None = None
+    part: tuple[int, int] | None = None
+    retries: int = 2
+    give_up_after: int = MAX_FAILURES_IN_A_ROW
+
+    def run(
+        self,
+        blocks: Blocks,
+        sink: Sink,
+        *,
+        is_done: Callable[[Index], bool] | None = None,
+        stage: str = "tiles",
+        expected_seconds: float | None = None,
+        pixel_overhead: float | None = None,
+    ) -> RunFinished:
+        """Compute every block and write it with ``sink[slices] = block``.
+
+        Tiles are independent, so a failing one does not stop the others: it is tried
+        again after them. Errors that must strike every tile (a full disk, unreadable
+        weights, a broken executor) end the run at once. In every case the tiles
+        written so far stay.
+
+        Parameters
+        ----------
+        blocks : Blocks
+            Grid of blocks.
+        sink : Sink
+            Takes the blocks.
+        is_done : callable, optional
+            Tells the blocks that need no work.
+        stage : str
+            Name of the work, copied into the events.
+        expected_seconds, pixel_overhead : float, optional
+            What an estimate says, copied into the first event.
+
+        Returns
+        -------
+        RunFinished
+            Its `done` equals `total`.
+
+        Raises
+        ------
+        Cancelled
+            If `cancel` was set; the text says how many tiles are kept.
+        TilesFailedError
+            If tiles are missing after all attempts; `failed` lists them.
+        OutputError
+            If nothing more can be written: no space, or a read-only file system.
+        OptionError
+            If `part`, `workers` or `executor` cannot work.
+        """
+        own = list(part_of(blocks.grid, self.part))
+        todo = [index for index in own if is_done is None or not is_done(index)]
+        if self.cancel is not None and self.executor is None:
+            # Tiles that wait for the network must not begin after a cancel.
+            blocks = getattr(blocks, "until", lambda _: blocks)(self.cancel)
+        meter = Meter(self.progress, stage, len(own), len(own) - len(todo))
+        run = _Run(self, blocks, sink, meter)
+        meter.start(expected_seconds, pixel_overhead)
+        try:
+            with _pool(self.executor, self.workers, len(todo)) as (pool, window):
+                run.attempt_all(todo, pool, window)
+        except BaseException as error:
+            meter.finish(run.failed, cancelled=isinstance(error, Cancelled))
+            raise
+        result = meter.finish(run.failed)
+        if run.failed:
+            raise TilesFailedError(
+                _failed_text(blocks, run.failed, meter.total), failed=run.failed
+            )
+        return result
 
 
-class _Run:
-    """What a run has to remember; all of it belongs to the calling thread."""
+def check_cancel(cancel: CancelToken | None, what: str) -> None:
+    """Raise `Cancelled` with a text if a run was asked to end."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled(f"cancelled{what}")
+
+
+class Meter:
+    """Counts tiles and tells about them, for one stage of a run."""
 
     def __init__(
-        self,
-        lazy: Blocks,
-        sink: Sink,
-        progress: Progress | None,
-        cancel: CancelToken | None,
-        stage: str,
-        total: int,
-        done: int,
+        self, progress: Progress | None, stage: str, total: int = 0, done: int = 0
     ) -> None:
-        self.lazy, self.sink = lazy, sink
-        self.progress, self.cancel = progress, cancel
-        self.stage, self.total, self.done = stage, total, done
-        self.failed: dict[Index, BaseException] = {}
-        self.attempt, self.last_attempt = 1, False
-        self.in_a_row, self.give_up_after = 0, MAX_FAILURES_IN_A_ROW
+        self.progress, self.stage = progress, stage
+        self.total, self.done = total, done
         self.started = time.monotonic()
         self.finish_times: deque[float] = deque([self.started], maxlen=33)
 
@@ -305,25 +324,75 @@ class _Run:
         if self.progress is not None:
             self.progress(event)
 
-    def finished(self, *, cancelled: bool = False) -> RunFinished:
-        return RunFinished(
+    def start(
+        self, expected: float | None = None, overhead: float | None = None
+    ) -> None:
+        self.report(RunStarted(self.total, self.done, self.stage, expected, overhead))
+
+    def tile_done(self, index: Index, seconds: float | None = None) -> None:
+        """Report a tile; without `seconds`, it took the time since the one before."""
+        now = time.monotonic()
+        if seconds is None:
+            seconds = now - self.finish_times[-1]
+        self.finish_times.append(now)
+        self.done += 1
+        rate = (now - self.finish_times[0]) / (len(self.finish_times) - 1)
+        elapsed, remaining = now - self.started, rate * (self.total - self.done)
+        self.report(
+            TileDone(
+                index, self.done, self.total, seconds, elapsed, remaining, self.stage
+            )
+        )
+
+    def finish(
+        self, failed: Iterable[Index] = (), *, cancelled: bool = False
+    ) -> RunFinished:
+        event = RunFinished(
             self.done,
             self.total,
-            tuple(sorted(self.failed)),
+            tuple(sorted(failed)),
             cancelled,
             time.monotonic() - self.started,
             self.stage,
         )
+        self.report(event)
+        return event
+
+
+class _Run:
+    """What one run has to remember; all of it belongs to the calling thread."""
+
+    def __init__(
+        self, runner: Runner, blocks: Blocks, sink: Sink, meter: Meter
+    ) -> None:
+        self.runner, self.blocks, self.sink, self.meter = runner, blocks, sink, meter
+        self.failed: dict[Index, BaseException] = {}
+        self.attempt, self.in_a_row = 1, 0
+
+    @property
+    def so_far(self) -> str:
+        return f"{self.meter.done} of {self.meter.total}"
+
+    def attempt_all(self, todo: list[Index], pool: Executor, window: int) -> None:
+        """Give every tile an attempt, and then the failed ones further attempts."""
+        while True:
+            self.failed, self.in_a_row = {}, 0
+            self.once(todo, pool, window)
+            todo = sorted(self.failed)
+            if not todo or self.attempt > self.runner.retries:
+                return
+            self.pause(_PAUSE_SECONDS * 2 ** (self.attempt - 1))
+            self.attempt += 1
 
     def once(self, todo: list[Index], pool: Executor, window: int) -> None:
-        """Give every tile of `todo` one attempt; at most `window` are under way."""
+        """Give every tile of `todo` one attempt; at most `window` are in flight."""
         waiting = iter(todo)
         running: dict[Future[float], Index] = {}
         try:
             while True:
                 self.check_cancel()
                 for index in itertools.islice(waiting, window - len(running)):
-                    future = pool.submit(write_block, self.lazy, self.sink, index)
+                    future = pool.submit(write_block, self.blocks, self.sink, index)
                     running[future] = index
                 if not running:
                     return
@@ -335,7 +404,7 @@ class _Run:
             raise
 
     def wind_up(self, running: dict[Future[float], Index]) -> None:
-        """Start nothing more, and let the tiles in work come to their end."""
+        """Start nothing more, and let the tiles in flight come to their end."""
         for future in running:
             future.cancel()
         wait(running)
@@ -357,49 +426,38 @@ class _Run:
             self.tile_done(index, seconds)
 
     def tile_done(self, index: Index, seconds: float) -> None:
-        now = time.monotonic()
-        self.finish_times.append(now)
         self.in_a_row = 0
-        self.done += 1
-        span = now - self.finish_times[0]
-        remaining = span / (len(self.finish_times) - 1) * (self.total - self.done)
-        elapsed = now - self.started
-        self.report(
-            TileDone(
-                index, self.done, self.total, seconds, elapsed, remaining, self.stage
-            )
-        )
+        self.meter.tile_done(index, seconds)
 
     def tile_failed(self, index: Index, error: BaseException) -> None:
         fatal = _strikes_every_tile(error)
         self.failed[index] = error
         self.in_a_row += 1
         # Later attempts are at failed tiles only, so a row of failures tells nothing.
-        hopeless = self.attempt == 1 and self.in_a_row >= self.give_up_after
-        final = fatal or hopeless or self.last_attempt
+        hopeless = self.attempt == 1 and self.in_a_row >= self.runner.give_up_after
+        final = fatal or hopeless or self.attempt > self.runner.retries
         logger.warning("tile %s failed (attempt %d): %r", index, self.attempt, error)
-        self.report(TileFailed(index, error, self.attempt, final, self.stage))
+        self.meter.report(
+            TileFailed(index, error, self.attempt, final, self.meter.stage)
+        )
         if isinstance(error, OSError) and error.errno in _NOTHING_WRITES:
             raise OutputError(
-                f"writing stopped after {self.done} of {self.total} tiles, which are "
-                f"kept: {error}. Make room (or the place writable) and run the same "
-                "command again; it goes on from there"
+                f"writing stopped after {self.so_far} tiles, which are kept: {error}. "
+                "Make room (or the place writable) and run the same command again; it "
+                "goes on from there"
             ) from error
         if fatal:
             raise error
         if hopeless:
             raise TilesFailedError(
                 f"{self.in_a_row} tiles failed one after the other, so the run "
-                f"stopped; {self.done} of {self.total} are finished and kept. The last "
+                f"stopped; {self.so_far} are finished and kept. The last "
                 f"error: {_one_line(error)}",
-                failed=dict(self.failed),
+                failed=self.failed,
             ) from error
 
     def check_cancel(self) -> None:
-        if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled(
-                f"cancelled; {self.done} of {self.total} tiles are finished"
-            )
+        check_cancel(self.runner.cancel, f"; {self.so_far} tiles are finished")
 
     def pause(self, seconds: float) -> None:
         """Wait before failed tiles are tried again; a slow disk may recover."""
@@ -409,45 +467,25 @@ class _Run:
             time.sleep(min(left, _POLL_SECONDS))
 
 
-def write_block(lazy: Blocks, sink: Sink, index: Index) -> float:
-    """Compute one block and write it; runs in a worker. Return the seconds it took."""
+def write_block(blocks: Blocks, sink: Sink, index: Index) -> float:
+    """Compute one block and write it, in a worker; return the seconds it took."""
     start = time.monotonic()
-    sink[lazy.slices_at(index)] = lazy.block_at(index)
+    sink[blocks.slices_at(index)] = blocks.block_at(index)
     return time.monotonic() - start
 
 
-def check_part(part: tuple[int, int] | str | None) -> tuple[int, int] | None:
-    """Return ``(i, n)`` of a part given as such or as "i/n", i from 0 to n - 1.
-
-    Raises
-    ------
-    OptionError
-        If it is neither.
-    """
-    if part is None:
-        return None
-    try:
-        i, n = (int(x) for x in (part.split("/") if isinstance(part, str) else part))
-    except (TypeError, ValueError):
-        i, n = -1, 0
-    if not 0 <= i < n:
-        raise OptionError(
-            f"part={part!r} is not I/N with I from 0 to N - 1, such as 0/16 ... 15/16"
-        )
-    return i, n
-
-
-def _own_blocks(grid: tuple[int, ...], part: tuple[int, int] | None) -> list[Index]:
+def part_of(grid: tuple[int, ...], part: tuple[int, int] | None) -> Iterable[Index]:
+    """Yield the blocks of a grid that belong to a part of the run; all for None."""
     first, step = check_part(part) or (0, 1)
-    indices: Iterator[Index] = itertools.product(*(range(n) for n in grid))
-    return list(itertools.islice(indices, first, None, step))
+    every = itertools.product(*(range(n) for n in grid))
+    return itertools.islice(every, first, None, step)
 
 
 @contextmanager
 def _pool(
     executor: Executor | None, workers: int | None, n_tiles: int
 ) -> Iterator[tuple[Executor, int]]:
-    """Give the executor and how many tiles may be under way in it."""
+    """Give the executor and how many tiles may be in flight in it."""
     if workers is not None and workers < 1:
         raise OptionError(f"workers={workers} is not a positive number of threads")
     if executor is not None:
@@ -469,9 +507,9 @@ def _pool(
 def _strikes_every_tile(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _NOTHING_WRITES:
         return True
-    if isinstance(error, (WeightsError, MissingDependencyError, OptionError)):
-        return True
-    if isinstance(error, MemoryLimitError):
+    if isinstance(
+        error, (WeightsError, MissingDependencyError, OptionError, MemoryLimitError)
+    ):
         return True
     # A CUDA error other than out-of-memory stays until the process ends.
     return type(error).__name__ == "AcceleratorError"
@@ -483,11 +521,11 @@ def _one_line(error: BaseException) -> str:
 
 
 def _failed_text(
-    lazy: Blocks, failed: dict[Index, BaseException], total: int, shown: int = 5
+    blocks: Blocks, failed: dict[Index, BaseException], total: int, shown: int = 5
 ) -> str:
     lines = []
     for index in sorted(failed)[:shown]:
-        where = ", ".join(f"{s.start}:{s.stop}" for s in lazy.slices_at(index))
+        where = ", ".join(f"{s.start}:{s.stop}" for s in blocks.slices_at(index))
         lines.append(f"tile {index} at [{where}]: {_one_line(failed[index])}")
     more = f"\n... and {len(failed) - shown} more" if len(failed) > shown else ""
     return (

@@ -18,9 +18,11 @@ from napari_swin2sr.formats.ome_zarr import open_zarr_node
 from napari_swin2sr.replace import RECORD, flush_to_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+
+    from napari_swin2sr.formats.detect import Location
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -32,34 +34,41 @@ _WRITE_EMPTY: Any = {"write_empty_chunks": True}
 
 @dataclass(frozen=True)
 class Stored:
-    """An object of a tile that exists.
-
-    Attributes
-    ----------
-    n_bytes : its size
-    changed : time of its last change [s since 1970], 0 where a store does not tell
-    """
+    """The object of a tile: bytes, and time of change (0 where a store has none)."""
 
     n_bytes: int
     changed: float
 
 
 class TileStore:
-    """A Zarr group with the levels of one image, finished or not.
+    """A Zarr group, at a folder or URL, with the levels of one image."""
 
-    Parameters
-    ----------
-    place : folder or URL of a group that exists
-    """
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.group = open_zarr_node(location.place, "r+")
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = place
-        self.group = open_zarr_node(place, "r+")
+    @classmethod
+    def find(cls, location: Location) -> TileStore | None:
+        """Open the store at a place; None if there is nothing.
+
+        Raises
+        ------
+        OutputError
+            If something else is there.
+        """
+        if not location.is_url and not location.path.exists():
+            return None
+        try:
+            return cls(location)
+        except FileNotFoundError:
+            if location.is_url:
+                return None
+            raise OutputError(f"{location}: exists and is not a Zarr group") from None
 
     @classmethod
     def create(
         cls,
-        place: str | Path,
+        location: Location,
         *,
         shapes: Iterable[tuple[int, ...]],
         block: tuple[int, ...],
@@ -73,13 +82,20 @@ class TileStore:
 
         Parameters
         ----------
-        place : folder or URL where nothing is yet
-        shapes : shapes of the levels, full size first
-        block : shape of a tile in every level
-        axes : names of the axes
-        dtype, fill_value : of the pixels; the fill value stands for missing tiles
-        zarr_format : 2 or 3; in 3 a tile is a shard of smaller chunks
-        record : our own attributes
+        location : Location
+            Folder or URL where nothing is yet.
+        shapes : iterable of tuple of int
+            Shapes of the levels, full size first.
+        block : tuple of int
+            Shape of a tile in every level.
+        axes : str
+            Axes of shapes and block.
+        dtype, fill_value : data-type, float
+            Of the pixels; the fill value stands for missing tiles.
+        zarr_format : {2, 3}
+            In 3 a tile is a shard of smaller chunks.
+        record : mapping
+            Our own attributes.
 
         Raises
         ------
@@ -104,11 +120,17 @@ class TileStore:
                     **_storage(block, shape, axes, zarr_format),
                 )
 
-        if isinstance(place, str):  # object stores have no folders to rename
-            fill(place)
-        else:
-            _make_folder(place, fill)
-        return cls(place)
+        if location.is_url:  # object stores have no folders to rename
+            fill(str(location))
+            return cls(location)
+        try:
+            with replace.folder_beside(location.path) as draft:
+                fill(draft)
+        except OSError as error:
+            # Another part of the same job may have been faster; the caller checks it.
+            if not location.path.exists():
+                raise OutputError(f"{location}: cannot be created: {error}") from error
+        return cls(location)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -133,42 +155,35 @@ class TileStore:
     def finished(self, number: int) -> dict[Index, Stored]:
         """Return the tiles of a level whose objects exist and are not empty files."""
         array = self.level(number)
-        prefix, index_of = _key_reader(array)
+        head = "c/" if array.metadata.zarr_format == 3 else ""
         tiles = {}
         for key, stored in self._objects(array.path):
-            index = index_of(key.removeprefix(prefix))
-            if index is not None and stored.n_bytes != 0:
-                tiles[index] = stored
+            parts = key.removeprefix(f"{array.path}/{head}").split("/")
+            is_tile = len(parts) == array.ndim and all(p.isdecimal() for p in parts)
+            if is_tile and stored.n_bytes != 0:
+                tiles[tuple(map(int, parts))] = stored
         return tiles
 
     def remove(self, number: int, index: Index) -> None:
         """Delete the object of a tile, so that it counts as missing."""
         array = self.level(number)
         key = f"{array.path}/{array.metadata.encode_chunk_key(index)}"
-        if isinstance(self.place, Path):
-            replace.remove_file(self.place / key)
-        else:
+        if self.location.is_url:
             replace.delete_objects(array.store, [key])
-
-    def refresh(self) -> None:
-        """Read the attributes again; another process may have changed them."""
-        self.group = open_zarr_node(self.place, "r+")
+        else:
+            replace.remove_file(self.location.path / key)
 
     def complete(self, attributes: Mapping[str, Any], **record: Any) -> None:
         """Write the attributes that make this an image, in one go: the last act."""
         record = {**self.record, **record, "complete": True}
-        flush_to_disk(self.place)
+        flush_to_disk(self.location.place)
         self.group.update_attributes({**attributes, RECORD: record})
-        flush_to_disk(self.place)
+        flush_to_disk(self.location.place)
 
-    def clean(self) -> int:
-        """Delete what killed writers left behind; return how many files.
-
-        Only safe while nobody else writes.
-        """
-        if isinstance(self.place, str):
-            return 0
-        return replace.remove_strays(self.place)
+    def clean(self) -> None:
+        """Delete what killed writers left behind; only safe while nobody writes."""
+        if not self.location.is_url:
+            replace.remove_strays(self.location.path)
 
     def discard(self) -> None:
         """Delete everything, unless something that is not ours lies in it.
@@ -178,103 +193,101 @@ class TileStore:
         OutputError
             With what is not ours.
         """
-        if isinstance(self.place, Path):
-            replace.discard_store(self.place)
+        if not self.location.is_url:
+            replace.discard_store(self.location.path)
             return
-        from zarr.core.sync import sync
-
-        keys = sync(_all_keys(self.group.store, ""))
-        replace.discard_objects(self.place, self.group.store, keys)
+        keys = _all_keys(self.group.store, "")
+        replace.discard_objects(str(self.location), self.group.store, keys)
 
     def _objects(self, prefix: str) -> Iterable[tuple[str, Stored]]:
         """Yield the key below the group and the facts of each object of an array."""
-        if isinstance(self.place, str):
-            from zarr.core.sync import sync
-
-            for key in sync(_all_keys(self.group.store, prefix + "/")):
+        if self.location.is_url:
+            for key in _all_keys(self.group.store, prefix + "/"):
                 yield key, Stored(-1, 0.0)
             return
-        root = self.place / prefix
-        for folder, _, names in os.walk(root):
+        root = self.location.path
+        for folder, _, names in os.walk(root / prefix):
             for name in names:
                 path = Path(folder, name)
                 if not name.endswith(".partial"):
                     facts = path.stat()
-                    key = path.relative_to(self.place).as_posix()
+                    key = path.relative_to(root).as_posix()
                     yield key, Stored(facts.st_size, facts.st_mtime)
 
 
-class BlockSink:
-    """Takes blocks in the source's axes and writes them as whole tiles.
+def tile_shape(array: Any) -> tuple[int, ...]:
+    """Return the shape of an array's storage objects."""
+    shape: tuple[int, ...] = array.shards or array.chunks
+    return shape
 
-    Samples (S) become channels: the stored axes are those of `stored`, a subset of
-    TCZYX in that order, or the source's own. When a write returns, the tile is on
-    the disk, not only in the cache of the operating system.
+
+class BlockSink:
+    """Takes blocks in the axes of the source and writes them as whole tiles.
+
+    When a write returns, the tile is on the disk, not only in the cache of the
+    operating system.
 
     Parameters
     ----------
-    array : Zarr array whose storage unit is one tile
-    axes : axes of the blocks
-    stored : axes of the array
-    samples : length of the blocks' S axis, if they have one
+    array : zarr.Array
+        One storage object is one tile.
+    axes : str
+        Axes of the blocks.
+    stored : str
+        Axes of the array: the same, or a subset of TCZYX in that order, to which
+        samples (S) come as channels (C).
+    samples : int
+        Length of the blocks' S axis, if they have one.
     """
 
     def __init__(self, array: Any, axes: str, stored: str, samples: int = 1) -> None:
         self.array, self.axes, self.stored, self.samples = array, axes, stored, samples
 
     def __setitem__(self, slices: tuple[slice, ...], block: NDArray[Any]) -> None:
-        place, pixels = self.arranged(slices, block)
-        self.array[place] = pixels
-        self._flush(place)
+        self.array[self._place(slices)] = self._arranged(block)
+        root = getattr(self.array.store, "root", None)
+        if isinstance(root, Path):
+            key = self.array.metadata.encode_chunk_key(self.index_of(slices))
+            flush_to_disk(root / self.array.path / key)
 
     def index_of(self, slices: tuple[slice, ...]) -> Index:
         """Return the index of the tile in the store for a block's slices."""
-        place = self.arranged(slices, None)[0]
-        unit = self.array.shards or self.array.chunks
-        return tuple(s.start // n for s, n in zip(place, unit, strict=True))
+        unit = tile_shape(self.array)
+        return tuple(
+            s.start // n for s, n in zip(self._place(slices), unit, strict=True)
+        )
 
-    def arranged(
-        self, slices: tuple[slice, ...], block: Any
-    ) -> tuple[tuple[slice, ...], Any]:
-        """Return place and pixels in the array's own axes."""
+    def _place(self, slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Return slices of a block as slices of the array."""
         if self.axes == self.stored:
-            return slices, block
+            return slices
         of_axis = dict(zip(self.axes, slices, strict=True))
         if "S" in of_axis:
             channel = of_axis.get("C", slice(0, 1))
             of_axis["C"] = slice(
                 channel.start * self.samples, channel.stop * self.samples
             )
-        place = tuple(of_axis[letter] for letter in self.stored)
-        if block is None:
-            return place, None
+        return tuple(of_axis[letter] for letter in self.stored)
+
+    def _arranged(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return a block in the axes of the array."""
+        if self.axes == self.stored:
+            return block
+        length = dict(zip(self.axes, block.shape, strict=True))
+        length["C"] = length.get("C", 1) * length.get("S", 1)
         order = [letter for letter in "TCSZYX" if letter in self.axes]
         moved = block.transpose([self.axes.index(letter) for letter in order])
-        return place, moved.reshape([s.stop - s.start for s in place])
-
-    def _flush(self, place: tuple[slice, ...]) -> None:
-        root = getattr(self.array.store, "root", None)
-        if not isinstance(root, Path):
-            return
-        unit = self.array.shards or self.array.chunks
-        index = tuple(s.start // n for s, n in zip(place, unit, strict=True))
-        key = self.array.metadata.encode_chunk_key(index)
-        flush_to_disk(root / self.array.path / key)
+        return moved.reshape([length[letter] for letter in self.stored])
 
 
-async def _all_keys(store: Any, prefix: str) -> list[str]:
-    return [key async for key in store.list_prefix(prefix)]
+def _all_keys(store: Any, prefix: str) -> list[str]:
+    from zarr.core.sync import sync
 
+    async def collect() -> list[str]:
+        return [key async for key in store.list_prefix(prefix)]
 
-def _make_folder(place: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a new folder under another name and rename it when it is whole."""
-    try:
-        with replace.folder_beside(place) as draft:
-            fill(draft)
-    except OSError as error:
-        if place.exists():
-            return  # another part of the same job was faster; the caller checks it
-        raise OutputError(f"{place}: cannot be created: {error}") from error
+    keys: list[str] = sync(collect())
+    return keys
 
 
 def _storage(
@@ -315,17 +328,3 @@ def _inner_side(side: int) -> int:
         return side
     divisors = (n for n in range(INNER_CHUNK, INNER_CHUNK // 4, -1) if side % n == 0)
     return next(divisors, side)
-
-
-def _key_reader(array: Any) -> tuple[str, Callable[[str], Index | None]]:
-    """Return the prefix of an array's tiles and how to read the rest of a key."""
-    head = "c/" if array.metadata.zarr_format == 3 else ""
-    ndim = array.ndim
-
-    def index_of(text: str) -> Index | None:
-        parts = text.split("/")
-        if len(parts) != ndim or not all(p.isdecimal() for p in parts):
-            return None
-        return tuple(int(p) for p in parts)
-
-    return f"{array.path}/{head}", index_of
