@@ -76,11 +76,10 @@ class GeoTags:
                 return f"EPSG:{code}"
         return None
 
-    def finer(self, upscale: int) -> GeoTags:
-        """Return the tags for a raster with `upscale` times as many columns, rows."""
+    def scaled(self, columns: float, rows: float) -> GeoTags:
+        """Return the tags for so many times as many columns and rows."""
         points = tuple(
-            (col * upscale, row * upscale, *rest)
-            for col, row, *rest in self.ground_points
+            (col * columns, row * rows, *rest) for col, row, *rest in self.ground_points
         )
         return replace(self, ground_points=points)
 

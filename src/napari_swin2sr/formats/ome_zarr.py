@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_swin2sr.errors import FileError, InputError, MissingDependencyError
 from napari_swin2sr.formats.geo_tags import GeoTags
-from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.image.record import SpatialImage, center_shift
 from napari_swin2sr.replace import RECORD
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _multiscale(group: Any, location: Location, level: int) -> SpatialImage:
         transform=tuple(geo["transform"]) if geo.get("transform") else None,
         crs=geo.get("crs"),
         source=str(location),
-        extra={"geo": GeoTags.from_json(geo["tags"])} if geo.get("tags") else {},
+        geo_tags=GeoTags.from_json(geo["tags"]) if geo.get("tags") else None,
     )
 
 
@@ -264,9 +264,8 @@ def georeference(image: SpatialImage) -> dict[str, Any]:
         record["transform"] = list(image.transform)
     if image.crs is not None:
         record["crs"] = image.crs
-    tags = image.extra.get("geo")
-    if isinstance(tags, GeoTags):
-        record["tags"] = dataclasses.asdict(tags)
+    if image.geo_tags is not None:
+        record["tags"] = dataclasses.asdict(image.geo_tags)
     return record
 
 
@@ -288,7 +287,7 @@ def _transformations(
     for axis in axes:
         size, origin = image.pixel_size.get(axis, 1.0), image.origin.get(axis, 0.0)
         if axis in "YX":
-            origin += (factor - 1) / 2 * size
+            origin += center_shift(1 / factor) * size
             size *= factor
         scale.append(size)
         translation.append(origin)

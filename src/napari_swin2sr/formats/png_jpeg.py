@@ -13,7 +13,6 @@ from napari_swin2sr.formats.detect import PNG_MAGIC
 from napari_swin2sr.image.record import SpatialImage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,7 +33,7 @@ def open_picture(path: Path) -> SpatialImage:
 
     with path.open("rb") as file:
         head = file.read(32)
-    extra: dict[str, Any] = {}
+    profile = None
     deep_color = (b"\x10\x02", b"\x10\x04", b"\x10\x06")  # 16 bits, and no plain gray
     if head.startswith(PNG_MAGIC) and head[24:26] in deep_color:
         pixels = _read_deep_png(path)
@@ -44,7 +43,7 @@ def open_picture(path: Path) -> SpatialImage:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as picture:
                     picture.load()
-                    extra = _carried(picture.info)
+                    profile = picture.info.get("icc_profile") or None
                     turned = ImageOps.exif_transpose(picture)
         except Image.DecompressionBombError as error:
             raise FileError(
@@ -56,7 +55,7 @@ def open_picture(path: Path) -> SpatialImage:
             ) from error
         pixels = _pixels(turned, path)
     axes = "YX" if pixels.ndim == 2 else "YXS"
-    return SpatialImage(data=pixels, axes=axes, source=str(path), extra=extra)
+    return SpatialImage(data=pixels, axes=axes, source=str(path), icc_profile=profile)
 
 
 def write_picture(image: SpatialImage, path: Path) -> None:
@@ -65,7 +64,8 @@ def write_picture(image: SpatialImage, path: Path) -> None:
 
     pixels = np.ascontiguousarray(_plane(image))
     deep_color = pixels.dtype == np.uint16 and pixels.ndim == 3
-    options = {k: v for k, v in image.extra.items() if k == "icc_profile"}
+    profile = image.icc_profile
+    options = {} if profile is None else {"icc_profile": profile}
     if _is_jpeg(path):
         picture = Image.fromarray(pixels)
         picture.save(
@@ -125,11 +125,6 @@ def _pixels(picture: Any, path: Path) -> NDArray[Any]:
         raise FileError(f"{path}: pictures of mode {mode} are not supported")
     pixels = np.asarray(picture)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
-
-
-def _carried(info: Mapping[Any, Any]) -> dict[str, Any]:
-    profile = info.get("icc_profile")
-    return {"icc_profile": profile} if profile else {}
 
 
 def _read_deep_png(path: Path) -> NDArray[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import re
@@ -88,12 +87,9 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
     image = SpatialImage(
         data=TiffArray(path, number, level), axes=axes, source=str(path), **fields
     )
-    factors = {
-        letter: n0 / n
-        for letter, n0, n in zip(axes, shape0, shape, strict=True)
-        if n0 != n
-    }
-    return coarser(image, factors)
+    sides = zip(axes, shape0, shape, strict=True)
+    factors = {letter: n / n0 for letter, n0, n in sides if n0 != n}
+    return image.scaled(image.data, factors)
 
 
 # -- is the file whole? ---------------------------------------------------------------
@@ -174,9 +170,8 @@ def _fields(
             fields["channel_names"] = tuple(
                 names.get(k, "") for k in range(max(names) + 1)
             )
-        fields["extra"] = {"geo": geo}
-    if int(tags.get(262, 1)) == 0:
-        fields["extra"] = {**fields.get("extra", {}), "photometric": "miniswhite"}
+        fields["geo_tags"] = geo
+    fields["min_is_white"] = int(tags.get(262, 1)) == 0
     return fields
 
 
@@ -286,27 +281,3 @@ def _as_list(parent: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     found = parent.get(key, [])
     found = found if isinstance(found, list) else [found]
     return [child for child in found if isinstance(child, dict)]
-
-
-def coarser(image: SpatialImage, factors: Mapping[str, float]) -> SpatialImage:
-    """Return the record of a pyramid level whose pixels are `factors` times larger.
-
-    Both levels share their outer corner, so the center of the first pixel moves by
-    half the difference of the pixel sizes.
-    """
-    if not factors:
-        return image
-    pixel_size, origin = dict(image.pixel_size), dict(image.origin)
-    for axis, factor in factors.items():
-        if axis in pixel_size:
-            old = pixel_size[axis]
-            pixel_size[axis] = old * factor
-            origin[axis] = origin.get(axis, 0.0) + (factor - 1) / 2 * old
-    transform = image.transform
-    if transform is not None:
-        a, b, c, d, e, f = transform
-        fx, fy = factors.get("X", 1.0), factors.get("Y", 1.0)
-        transform = (a * fx, b * fy, c, d * fx, e * fy, f)
-    return dataclasses.replace(
-        image, pixel_size=pixel_size, origin=origin, transform=transform
-    )

@@ -92,7 +92,11 @@ def write_tiff(
 
 def is_geo(image: SpatialImage) -> bool:
     """Tell whether a TIFF of this image should be a GeoTIFF."""
-    return image.transform is not None or "geo" in image.extra or image.crs is not None
+    return (
+        image.transform is not None
+        or image.geo_tags is not None
+        or image.crs is not None
+    )
 
 
 def _storage(
@@ -100,9 +104,8 @@ def _storage(
 ) -> dict[str, Any]:
     dtype = np.dtype(image.data.dtype)
     side = [min(TIFF_TILE, -(-n // 16) * 16) for n in layout.plane_shape]
-    photometric = (
-        "rgb" if layout.is_rgb else image.extra.get("photometric", "minisblack")
-    )
+    gray = "miniswhite" if image.min_is_white else "minisblack"
+    photometric = "rgb" if layout.is_rgb else gray
     storage: dict[str, Any] = {"tile": tuple(side), "photometric": photometric}
     if layout.samples == 4:
         storage["extrasamples"] = ["unassalpha"]
@@ -112,8 +115,8 @@ def _storage(
         storage["compression"] = compression
         if dtype.kind in "iu":
             storage["predictor"] = True
-    if "icc_profile" in image.extra:
-        storage["iccprofile"] = image.extra["icc_profile"]
+    if image.icc_profile is not None:
+        storage["iccprofile"] = image.icc_profile
     return storage
 
 
@@ -177,8 +180,8 @@ class _Counter:
 
 
 def _geo(image: SpatialImage) -> list[tuple[int, str, int, Any, bool]]:
-    geo = image.extra.get("geo")
-    if not isinstance(geo, GeoTags):
+    geo = image.geo_tags
+    if geo is None:
         geo = GeoTags()
         if image.crs is not None:
             from napari_swin2sr.formats.geotiff import tags_of_crs

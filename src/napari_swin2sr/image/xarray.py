@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import InputError
-from napari_swin2sr.image.record import SPATIAL_AXES, SpatialImage
+from napari_swin2sr.image.record import SPATIAL_AXES, SpatialImage, pixel_centers
 from napari_swin2sr.image.sources import Adapter, Index
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _finer(values: NDArray[Any], upscale: int) -> NDArray[np.float64] | None:
     """Return the coordinate of each new pixel's centre, or None if there is none."""
     if len(values) < 2 or values.dtype.kind not in "uif":
         return None
-    at = (np.arange(len(values) * upscale) + 0.5) / upscale - 0.5
+    at = pixel_centers(len(values), upscale)
     spacing = _spacing(values)
     if spacing is not None:
         return spacing[0] + spacing[1] * at

@@ -127,9 +127,6 @@ class Job:
         if options.nodata is not None:
             result = dataclasses.replace(result, nodata=options.nodata)
         result = result.upscaled(lazy, lazy.upscale)
-        if "geo" in result.extra:
-            geo = result.extra["geo"].finer(lazy.upscale)
-            result = dataclasses.replace(result, extra={**result.extra, "geo": geo})
         job = cls(
             source=source,
             target=target,
