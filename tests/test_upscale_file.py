@@ -14,7 +14,7 @@ import zarr
 
 from helpers import stand_in
 from helpers.io_images import noise, smooth
-from napari_swin2sr import upscale, upscale_file
+from napari_swin2sr import upscale, upscale_file, verify_file
 from napari_swin2sr.errors import (
     Cancelled,
     InputError,
@@ -22,7 +22,6 @@ from napari_swin2sr.errors import (
     OutputError,
     Swin2SRError,
 )
-from napari_swin2sr.files import verify_file
 from napari_swin2sr.formats import open_image
 from napari_swin2sr.runs import job as work
 from napari_swin2sr.runs.runner import RunFinished, RunStarted, TileDone

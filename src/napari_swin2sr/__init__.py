@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from napari_swin2sr import errors as errors
     from napari_swin2sr.engine.upscaler import load_model as load_model
     from napari_swin2sr.files import upscale_file as upscale_file
+    from napari_swin2sr.files import verify_file as verify_file
     from napari_swin2sr.options import UpscaleOptions as UpscaleOptions
     from napari_swin2sr.upscale import apply as apply
     from napari_swin2sr.weights.catalog import list_models as list_models
@@ -25,7 +26,7 @@ _load, _names, __all__ = lazy_loader.attach(
     submodules=["errors"],
     submod_attrs={
         "engine.upscaler": ["load_model"],
-        "files": ["upscale_file"],
+        "files": ["upscale_file", "verify_file"],
         "options": ["UpscaleOptions"],
         "upscale": ["apply"],
         "weights.catalog": ["list_models"],

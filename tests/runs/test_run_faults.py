@@ -26,7 +26,7 @@ from zarr.storage import LocalStore
 from helpers import stand_in
 from helpers.io_images import noise
 from helpers.shared import ROOT
-from napari_swin2sr import upscale, upscale_file
+from napari_swin2sr import upscale, upscale_file, verify_file
 from napari_swin2sr.errors import (
     FileError,
     MemoryLimitError,
@@ -34,7 +34,6 @@ from napari_swin2sr.errors import (
     TilesFailedError,
     WeightsError,
 )
-from napari_swin2sr.files import verify_file
 from napari_swin2sr.formats import open_image, tiff_write
 from napari_swin2sr.runs import job as work
 from napari_swin2sr.runs import resources as limits
