@@ -35,7 +35,7 @@ from napari_swin2sr.runs.runner import (
     Runner,
     RunStarted,
 )
-from napari_swin2sr.runs.tile_store import TileStore, tile_shape
+from napari_swin2sr.runs.tile_store import TileStore, tile_grid
 from napari_swin2sr.upscale import as_image
 
 if TYPE_CHECKING:
@@ -191,24 +191,10 @@ def upscale_image(
     ome_version: str = "0.5",
     check_space: bool = True,
 ) -> Path | str:
-    """Super-resolve pixels that are in memory, or behind any array, into a file.
+    """Super-resolve pixels that are in memory, or behind any array: see `upscale_file`.
 
-    As `upscale_file`. An unfinished result is resumed if a sample of the pixels is the
-    same as when it was begun.
-
-    Parameters
-    ----------
-    image : SpatialImage
-        Pixels and their meaning; its `source` names them in messages.
-    target, resume, overwrite, progress, cancel, ome_version, check_space
-        As for `upscale_file`.
-    options : UpscaleOptions, optional
-        How; its `axes` and `rgb` overrule the image's.
-
-    Returns
-    -------
-    pathlib.Path or str
-        The target, as a path or the URL as given.
+    An unfinished result is resumed if a sample of the pixels is the same as when it
+    was begun. `options.axes` and `options.rgb` overrule the image's.
     """
     upscale_options = UpscaleOptions() if options is None else options
     run_options = RunOptions(
@@ -262,12 +248,9 @@ def verify_file(
     runner = Runner(progress=progress, cancel=cancel)
     bad = {}
     for number in range(store.n_levels):
-        array = store.level(number)
-        unit = tile_shape(array)
-        grid = [-(-n // u) for n, u in zip(array.shape, unit, strict=True)]
         there = set(store.finished(number))
-        wrong = damaged_tiles(store, number, there, runner)
-        wrong |= set(np.ndindex(*grid)) - there
+        every = set(np.ndindex(*tile_grid(store.level(number)).grid_shape))
+        wrong = damaged_tiles(store, number, there, runner) | (every - there)
         if wrong:
             bad[number] = sorted(wrong)
     return bad

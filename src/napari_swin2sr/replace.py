@@ -54,9 +54,8 @@ def draft_of(target: Path, suffix: str = "") -> Path:
 def written_beside(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a name to write a file to; at the end it becomes the target, on the disk.
 
-    The suffix stays last, as libraries choose the format by it. After an error
-    nothing is left and the target is as before. Without `replace` a target that
-    exists by then is a FileExistsError.
+    After an error nothing is left and the target is as before. Without `replace` a
+    target that exists by then is a FileExistsError.
     """
     with scratch_file(target) as draft:
         yield draft
@@ -70,7 +69,7 @@ def written_beside(target: Path, *, replace: bool = True) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_file(target: Path) -> Iterator[Path]:
     """Give a name for a file beside the target that is deleted at the end."""
-    draft = draft_of(target, target.suffix)
+    draft = draft_of(target, target.suffix)  # libraries choose the format by it
     try:
         yield draft
     finally:
@@ -164,23 +163,17 @@ def set_aside(path: Path) -> Path:
 
 def remove_strays(folder: Path) -> int:
     """Delete the files that killed Zarr writers left in a store; return how many."""
-    left = [
-        p
-        for p in folder.rglob(f"*{_PARTIAL}")
-        if _STRAY.fullmatch(p.name) and p.is_file()
-    ]
-    for path in left:
+    found = folder.rglob(f"*{_PARTIAL}")
+    strays = [p for p in found if _STRAY.fullmatch(p.name) and p.is_file()]
+    for path in strays:
         path.unlink(missing_ok=True)
-    return len(left)
+    return len(strays)
 
 
 def discard_store(place: Path) -> None:
-    """Delete a tile store of this program; its name is free at once.
+    """Delete a tile store of this program, if nothing else is in it.
 
-    Raises
-    ------
-    OutputError
-        If it is something else, or somebody has put something into it.
+    Its name is free at once.
     """
     if not os.path.lexists(place):
         return
@@ -196,13 +189,7 @@ def discard_store(place: Path) -> None:
 
 
 def discard_objects(place: str, store: Any, keys: Iterable[str]) -> None:
-    """Delete a tile store at a URL, all of whose keys these are; metadata last.
-
-    Raises
-    ------
-    OutputError
-        If some of them belong to something else.
-    """
+    """Delete a tile store at a URL with these keys, if all are its own."""
     keys = list(keys)
     _refuse_foreign(place, foreign_keys(keys))
     delete_objects(store, sorted(keys, key=lambda key: -key.count("/")))
@@ -228,16 +215,8 @@ def check_replaceable(
 ) -> None:
     """Refuse to replace what is more than the one image that a user has named.
 
-    Parameters
-    ----------
-    target : may be absent; of a link only the link is replaced
-    by_file : the new one is a file, which replaces no folder
-    only_own : a folder must be an image that this program has made
-
-    Raises
-    ------
-    OutputError
-        With the content that would be lost.
+    Of a link only the link is replaced. A new file (`by_file`) replaces no folder; with
+    `only_own` a folder must be an image that this program has made.
     """
     try:
         mode = target.lstat().st_mode
@@ -266,12 +245,8 @@ def replace_folder(new: Path, target: Path, *, only_own: bool = False) -> None:
     """Put a finished folder in the place of the target, which may be absent.
 
     The old one is moved into a hidden folder with an ownership record, by which
-    `undo_replacement` and `finish_replacement` put a kill right.
-
-    Raises
-    ------
-    OutputError
-        As for `check_replaceable`; the new one stays where it is.
+    `undo_replacement` and `finish_replacement` put a kill right. If it must not be
+    replaced, the new one stays where it is.
     """
     if not os.path.lexists(target):
         new.rename(target)
@@ -375,7 +350,7 @@ def foreign_content(folder: Path) -> list[str]:
 def _refuse_foreign(place: str | Path, foreign: list[str]) -> None:
     if not foreign:
         return
-    shown = sorted({key.split("/")[0] for key in foreign} - {""})
+    shown = sorted({key.split("/")[0] for key in foreign})
     if all(name.isdecimal() for name in shown):  # levels, with something in them
         shown = sorted(foreign)
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""

@@ -35,7 +35,7 @@ from napari_swin2sr.runs.fingerprint import (
     identity_of,
 )
 from napari_swin2sr.runs.runner import Index, Runner, part_of
-from napari_swin2sr.runs.tile_store import BlockSink, TileStore, tile_shape
+from napari_swin2sr.runs.tile_store import BlockSink, TileStore, tile_grid
 from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ class Job:
         array, stored = self.lazy.source, self.fingerprint["source"].get("files")
         if stored is None or not hasattr(array, "metadata"):
             return
-        unit = tile_shape(array)
-        n = math.prod(-(-a // b) for a, b in zip(array.shape, unit, strict=True))
+        n = math.prod(tile_grid(array).grid_shape)
         if stored < n:
             logger.warning(
                 "%s: %d of %d chunks are not there and read as %s; fine for an image "
@@ -485,15 +484,7 @@ class _StoredTiles:
         return (len(self.tiles),)
 
     def slices_at(self, index: Index) -> tuple[slice, ...]:
-        return tuple(
-            slice(i * n, min((i + 1) * n, length))
-            for i, n, length in zip(
-                self.tiles[index[0]],
-                tile_shape(self.array),
-                self.array.shape,
-                strict=True,
-            )
-        )
+        return tile_grid(self.array).slices_at(self.tiles[index[0]])
 
     def block_at(self, index: Index) -> NDArray[Any]:
         pixels: NDArray[Any] = self.array[self.slices_at(index)]

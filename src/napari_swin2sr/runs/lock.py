@@ -37,11 +37,6 @@ def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
 
     Parts of one job write different tiles and may run side by side, but not the same
     part twice, and not beside a whole run.
-
-    Raises
-    ------
-    OutputError
-        If another run is at work, or the folder cannot be written.
     """
     name = "lock" if part is None else f"part-{part[0]}-of-{part[1]}.lock"
     lock = _Lock(_beside(target, name))
@@ -60,12 +55,7 @@ def locked(target: Path, part: tuple[int, int] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing(target: Path) -> Iterator[bool]:
-    """Let one of several parts do the work that is left when all tiles are there.
-
-    Yields
-    ------
-    whether it is this one; False if another one is at it
-    """
+    """Tell one of several parts to do what is left when all tiles are there."""
     lock = _Lock(_beside(target, "finish.lock"))
     if lock.take() is not None:
         yield False
@@ -86,7 +76,7 @@ class _Lock:
     """A file with process number and host, locked by the operating system as well.
 
     The system's lock vanishes with its process, however that ends, so a file left by
-    a killed run on this host is taken over. A file from another host is believed.
+    a killed run on this host is taken over. One from another host stays locked.
     Links are not followed, and a file of another kind is not written.
     """
 

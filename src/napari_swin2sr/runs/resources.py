@@ -29,10 +29,14 @@ class Estimate:
 
     Attributes
     ----------
-    n_tiles : calls of the network (times channels, where those are planes)
-    output_bytes : pixels of the result, not compressed and without pyramid
-    peak_bytes : memory for the tiles in work and, on the processor, for one forward
-    pixel_overhead : pixels computed per pixel kept, because of the halo
+    n_tiles : int
+        Calls of the network (times channels, where those are planes).
+    output_bytes : int
+        Pixels of the result, not compressed and without pyramid.
+    peak_bytes : int
+        Memory for the tiles in flight and, on the processor, for one forward.
+    pixel_overhead : float
+        Pixels computed per pixel kept, because of the halo.
     """
 
     n_tiles: int
@@ -46,8 +50,15 @@ def estimate(lazy: LazyUpscaled, workers: int = 4) -> Estimate:
 
     Parameters
     ----------
-    lazy : the result to be computed
-    workers : tiles in memory at once
+    lazy : LazyUpscaled
+        The result to be computed.
+    workers : int
+        Tiles in memory at once.
+
+    Returns
+    -------
+    Estimate
+        Tiles, bytes on disk and in memory.
     """
     n_tiles = math.prod(lazy.grid)
     per_tile, forward = _tile_bytes(lazy) if n_tiles else (0, 0)
@@ -60,7 +71,7 @@ def estimate(lazy: LazyUpscaled, workers: int = 4) -> Estimate:
 
 
 def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
-    """Return bytes per tile in work, and of the one forward that runs at a time."""
+    """Return bytes per tile in flight, and of the one forward that runs at a time."""
     plan = lazy.plan
     last = min(1, plan.grid_shape[0] - 1), min(1, plan.grid_shape[1] - 1)
     shapes = [
@@ -111,35 +122,22 @@ def expected_seconds(lazy: LazyUpscaled) -> float:
 
 
 def check_memory(needed: int) -> None:
-    """Refuse a run whose tiles cannot fit in memory.
-
-    Raises
-    ------
-    MemoryLimitError
-        If `needed` bytes are more than this process may still use.
-    """
-    free = available_memory()
-    if free is not None and needed > free:
+    """Refuse a run whose tiles need more bytes than this process may still use."""
+    if needed > (free := available_memory()):
         raise MemoryLimitError(
-            f"the tiles in work need about {needed / 1e9:.1f} GB of memory and "
+            f"the tiles in flight need about {needed / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are free. Choose a smaller tile, such as tile=512, "
             "or fewer workers"
         )
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuse a run whose result cannot fit on the disk.
-
-    Raises
-    ------
-    OutputError
-        If `needed` bytes are more than `folder` has room for.
-    """
+    """Refuse a run whose result needs more bytes than the disk has free."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OutputError(
             f"{folder}: the result may need {needed / 1e9:.2f} GB and only "
             f"{free / 1e9:.2f} GB are free, {(needed - free) / 1e9:.2f} GB too little. "
-            "Make room or choose another place; check_space=False runs all the same, "
-            "as an image that compresses well needs less"
+            "Free some space or choose another place; check_space=False runs all the "
+            "same, as an image that compresses well needs less"
         )

@@ -16,6 +16,7 @@ from napari_swin2sr import replace
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.ome_zarr import open_zarr_node
 from napari_swin2sr.replace import RECORD, flush_to_disk
+from napari_swin2sr.tiles.chunks import ChunkGrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,13 +50,7 @@ class TileStore:
 
     @classmethod
     def find(cls, location: Location) -> TileStore | None:
-        """Open the store at a place; None if there is nothing.
-
-        Raises
-        ------
-        OutputError
-            If something else is there.
-        """
+        """Open the store at a place; None for nothing, an error for something else."""
         if not location.is_url and not location.path.exists():
             return None
         try:
@@ -80,29 +75,9 @@ class TileStore:
     ) -> TileStore:
         """Make a group with an empty array per level, all at once or not at all.
 
-        Parameters
-        ----------
-        location : Location
-            Folder or URL where nothing is yet.
-        shapes : iterable of tuple of int
-            Shapes of the levels, full size first.
-        block : tuple of int
-            Shape of a tile in every level.
-        axes : str
-            Axes of shapes and block.
-        dtype, fill_value : data-type, float
-            Of the pixels; the fill value stands for missing tiles.
-        zarr_format : {2, 3}
-            In 3 a tile is a shard of smaller chunks.
-        record : mapping
-            Our own attributes.
-
-        Raises
-        ------
-        OutputError
-            If the place cannot be written, or somebody else has just made it.
+        A tile has the shape `block` in every level; the fill value stands for missing
+        tiles. `record` are our own attributes.
         """
-        shapes = list(shapes)
 
         def fill(at: str | Path) -> None:
             import zarr
@@ -186,13 +161,7 @@ class TileStore:
             replace.remove_strays(self.location.path)
 
     def discard(self) -> None:
-        """Delete everything, unless something that is not ours lies in it.
-
-        Raises
-        ------
-        OutputError
-            With what is not ours.
-        """
+        """Delete everything, unless something that is not ours lies in it."""
         if not self.location.is_url:
             replace.discard_store(self.location.path)
             return
@@ -215,29 +184,17 @@ class TileStore:
                     yield key, Stored(facts.st_size, facts.st_mtime)
 
 
-def tile_shape(array: Any) -> tuple[int, ...]:
-    """Return the shape of an array's storage objects."""
-    shape: tuple[int, ...] = array.shards or array.chunks
-    return shape
+def tile_grid(array: Any) -> ChunkGrid:
+    """Return the grid of an array's storage objects."""
+    return ChunkGrid.from_sides(array.shape, array.shards or array.chunks)
 
 
 class BlockSink:
-    """Takes blocks in the axes of the source and writes them as whole tiles.
+    """Takes blocks with some axes, and writes them as whole tiles with the stored axes.
 
-    When a write returns, the tile is on the disk, not only in the cache of the
-    operating system.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        One storage object is one tile.
-    axes : str
-        Axes of the blocks.
-    stored : str
-        Axes of the array: the same, or a subset of TCZYX in that order, to which
-        samples (S) come as channels (C).
-    samples : int
-        Length of the blocks' S axis, if they have one.
+    Those are the same, or a subset of TCZYX in that order, in which samples (S) are
+    channels (C). When a write returns, the tile is on the disk, not only in the cache
+    of the operating system.
     """
 
     def __init__(self, array: Any, axes: str, stored: str, samples: int = 1) -> None:
@@ -252,7 +209,7 @@ class BlockSink:
 
     def index_of(self, slices: tuple[slice, ...]) -> Index:
         """Return the index of the tile in the store for a block's slices."""
-        unit = tile_shape(self.array)
+        unit = self.array.shards or self.array.chunks
         return tuple(
             s.start // n for s, n in zip(self._place(slices), unit, strict=True)
         )
