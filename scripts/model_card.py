@@ -20,8 +20,8 @@ import numpy as np
 import skimage.data
 
 from napari_swin2sr.training.data import find_images, held_out
-from napari_swin2sr.training.evaluate import evaluate
-from napari_swin2sr.training.sheet import write_sheet
+from napari_swin2sr.training.evaluate import evaluate, write_sheet
+from napari_swin2sr.training.run import flat_options
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("NAPARI_SWIN2SR_SHARED", ROOT.parent / "shared"))
@@ -147,7 +147,7 @@ def recipe(model: str) -> str:
         lines += [f"from step {runs[0]['from_step']}:", ""]
         lines += ["```console", command(runs[-1], model), "```", ""]
         if runs[1:]:
-            planned = " then ".join(str(run["options"]["steps"]) for run in runs)
+            planned = " then ".join(str(flat_options(run)["steps"]) for run in runs)
             lines += [f"(planned for {planned} steps, as time allowed)", ""]
     lines.append(
         f"{last['step']} steps of 8 crops, {last['seconds'] / 60:.0f} minutes on the "
@@ -174,27 +174,26 @@ def alike(runs: list[dict]) -> list[list[dict]]:
 
 def command(run: dict, model: str, steps: int | None = None) -> str:
     """Write the options of a run as a command line."""
-    options = run["options"]
-    degradation = options["degradation"]
+    options = flat_options(run)
     steps = options["steps"] if steps is None else steps
 
     def listed(values: dict) -> str:
         return ",".join(f"{k}={round(100 * v, 1):g}" for k, v in values.items())
 
-    ways = {way: degradation[way] for way in ("bicubic", "area", "psf")}
     words = [
-        f"$ napari-swin2sr train {' '.join(run['folders'])} -o {model}",
-        f"--from {run['start']} --steps {steps}",
+        f"$ napari-swin2sr train {' '.join(options['folders'])} -o {model}",
+        f"--from {options['start']} --steps {steps}",
         f"--learning-rate {options['learning_rate']:g} "
         f"--psnr-share {options.get('psnr_share', 0):g}",
-        f"--teacher {run['teacher']} --teacher-crops {run['teacher_crops']}",
+        f"--teacher {options['teacher']} --teacher-crops {options['teacher_crops']}",
         f"--teacher-share {options['teacher_share']:g}",
         f"--mix {listed(options['mix'])}",
-        f"--smooth {options.get('smooth', 0):g} --downscale {listed(ways)}",
-        f"--noise {degradation['noise']:g} "
-        f"--photons {','.join(f'{v:g}' for v in degradation['photons'])} "
-        f"--read-noise {','.join(f'{v:g}' for v in degradation['read_noise'])}",
-        f"--hot {degradation['hot']:g} --validation {run['validation']:g}",
+        f"--smooth {options.get('smooth', 0):g} "
+        f"--downscale {listed(options['downscale'])}",
+        f"--noise {options['noise']:g} "
+        f"--photons {','.join(f'{v:g}' for v in options['photons'])} "
+        f"--read-noise {','.join(f'{v:g}' for v in options['read_noise'])}",
+        f"--hot {options['hot']:g} --validation {options['validation']:g}",
         f"--seed {options['seed']} --threads {options['threads']}",
     ]
     return " \\\n    ".join(words)

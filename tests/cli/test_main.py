@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from napari_swin2sr import files
 from napari_swin2sr.cli import console
 from napari_swin2sr.cli import main as cli
 from napari_swin2sr.errors import Cancelled, InputError, TilesFailedError
-from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.options import RunOptions, UpscaleOptions
 from napari_swin2sr.runs.runner import RunFinished, RunStarted, TileDone, TileFailed
-from napari_swin2sr.weights import catalog as zoo
+from napari_swin2sr.weights import catalog
 
 FIELDS = [field.name for field in dataclasses.fields(UpscaleOptions)]
 
@@ -53,7 +54,7 @@ def calls(monkeypatch):
         return Path(target)
 
     monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
-    monkeypatch.setattr(zoo, "resolve_model", resolve_model)
+    monkeypatch.setattr(catalog, "resolve_model", resolve_model)
     return recorded
 
 
@@ -92,7 +93,7 @@ def test_every_option_is_a_flag_with_its_own_help(capsys):
         cli.main(["upscale", "--help"])
     assert exit_.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for field in dataclasses.fields(UpscaleOptions):
+    for field in (*dataclasses.fields(UpscaleOptions), *dataclasses.fields(RunOptions)):
         assert "--" + field.name.replace("_", "-") in text
         assert field.metadata["help"].split(":")[0] in text
     assert "130 interrupted" in text
@@ -106,13 +107,13 @@ def test_without_flags_every_option_keeps_its_default(calls):
     assert (call["source"], call["target"]) == ("in.png", "out.png")
 
 
-def test_command_line_and_function_have_the_same_knobs_and_defaults(calls):
+def test_command_line_and_function_have_the_same_options_and_defaults(calls):
     cli.main(["upscale", "in.png", "out.png"])
-    knobs = inspect.signature(files.upscale_file).parameters
+    parameters = inspect.signature(files.upscale_file).parameters
     by_hand = {"executor", "progress", "cancel"}
-    assert calls[0].keys() == knobs.keys() - {"executor"}
+    assert calls[0].keys() == parameters.keys() - {"executor"}
     for name in calls[0].keys() - by_hand - {"source", "target"}:
-        assert calls[0][name] == knobs[name].default, name
+        assert calls[0][name] == parameters[name].default, name
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_wrong_usage_is_refused_before_anything_runs(calls, capsys, flags, words
         code = cli.main(["upscale", "in.tif", "out.tif", *flags.split()])
     except SystemExit as exit_:  # what argparse itself refuses
         code = exit_.code
-    assert code == cli.EXIT_USAGE
+    assert code == console.EXIT_USAGE
     assert words in capsys.readouterr().err
     assert calls == []
 
@@ -182,7 +183,7 @@ def test_wrong_usage_is_refused_before_anything_runs(calls, capsys, flags, words
 def test_incomplete_command_is_wrong_usage(argv, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(argv)
-    assert exit_.value.code == cli.EXIT_USAGE
+    assert exit_.value.code == console.EXIT_USAGE
     assert "usage: napari-swin2sr" in capsys.readouterr().err
 
 
@@ -191,7 +192,7 @@ def test_incomplete_command_is_wrong_usage(argv, capsys):
 
 def test_an_error_is_one_line(calls, capsys):
     calls.behave = fails_with(InputError("axes='XX' names X twice;\n  use YX"))
-    assert cli.main(["upscale", "in.png", "out.png"]) == cli.EXIT_FAILURE
+    assert cli.main(["upscale", "in.png", "out.png"]) == console.EXIT_FAILURE
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "napari-swin2sr: axes='XX' names X twice; use YX\n"
@@ -199,7 +200,7 @@ def test_an_error_is_one_line(calls, capsys):
 
 def test_debug_shows_the_traceback(calls, capsys):
     calls.behave = fails_with(InputError("no pixels"))
-    assert cli.main(["upscale", "in.png", "out.png", "--debug"]) == cli.EXIT_FAILURE
+    assert cli.main(["upscale", "in.png", "out.png", "--debug"]) == console.EXIT_FAILURE
     err = capsys.readouterr().err
     assert "Traceback" in err
     assert err.endswith("napari-swin2sr: no pixels\n")
@@ -207,7 +208,7 @@ def test_debug_shows_the_traceback(calls, capsys):
 
 def test_an_unforeseen_error_names_its_type_and_the_way_to_more(calls, capsys):
     calls.behave = fails_with(KeyError("conv_first"))
-    assert cli.main(["upscale", "in.png", "out.png"]) == cli.EXIT_FAILURE
+    assert cli.main(["upscale", "in.png", "out.png"]) == console.EXIT_FAILURE
     assert "KeyError: 'conv_first' (--debug shows where)" in capsys.readouterr().err
 
 
@@ -388,7 +389,8 @@ def test_help_is_quick_because_it_imports_nothing_heavy():
 
 def test_version():
     process = command("--version")
-    assert process.communicate() == ("napari-swin2sr 0.1.0\n", "")
+    expected = f"napari-swin2sr {version('napari-swin2sr')}\n"
+    assert process.communicate() == (expected, "")
     assert process.returncode == 0
 
 
@@ -397,7 +399,7 @@ def test_reader_that_leaves_is_no_traceback():
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(timeout=60) in (0, cli.EXIT_FAILURE)
+    assert process.wait(timeout=60) in (0, console.EXIT_FAILURE)
 
 
 def test_upscale_doubles_a_real_file(tmp_path):
@@ -414,7 +416,7 @@ def test_upscale_doubles_a_real_file(tmp_path):
 def test_missing_input_is_one_line_and_exit_code_1(tmp_path):
     process = command("upscale", tmp_path / "none.tif", tmp_path / "out.tif")
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (cli.EXIT_FAILURE, "")
+    assert (process.returncode, out) == (console.EXIT_FAILURE, "")
     assert len(err.splitlines()) == 1
     assert "none.tif" in err
 

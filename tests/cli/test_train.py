@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,9 @@ from safetensors.torch import load_file
 from helpers.tiny import tiny_folder
 from helpers.training_images import image_folder
 from napari_swin2sr.cli.main import build_parser, main
-from napari_swin2sr.cli.train import _train_options
+from napari_swin2sr.cli.train import chosen_options
 from napari_swin2sr.training import run
 from napari_swin2sr.training.options import TrainOptions
-from napari_swin2sr.training.run import Plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,17 +29,34 @@ def train(folder: Path, output: Path, *more: str) -> int:
     return main(["train", str(folder), "-o", str(output), *QUICK, *more])
 
 
-def test_the_command_line_has_the_defaults_of_the_options() -> None:
-    args = build_parser().parse_args(["train", "images", "-o", "out"])
-    assert _train_options(args) == TrainOptions()
-    plan = Plan(folders=(), output=args.output)
-    assert args.teacher_crops == plan.teacher_crops
-    assert args.validation == plan.validation
-    assert (args.embed_dim, args.depths, args.heads) == (
-        plan.embed_dim,
-        plan.depths,
-        plan.heads,
-    )
+@pytest.mark.parametrize(
+    ("flags", "changed"),
+    [
+        ([], {}),
+        (["--steps", "5"], {"steps": 5, "minutes": None}),
+        (["--steps", "5", "--minutes", "10"], {"steps": 5, "minutes": 10.0}),
+        (["--from", "default"], {"start": "default"}),
+        (["--downscale", "area=2,psf=2"], {"downscale": {"area": 0.5, "psf": 0.5}}),
+    ],
+)
+def test_the_command_line_has_the_options_and_their_defaults(
+    flags: list[str], changed: dict
+) -> None:
+    args = build_parser().parse_args(["train", "images", "-o", "out", *flags])
+    assert chosen_options(args) == TrainOptions(**changed)
+
+
+def test_every_training_option_is_a_flag_with_its_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = "".join(capsys.readouterr().out.split())  # lines break at hyphens, too
+    for field in dataclasses.fields(TrainOptions):
+        name = {"start": "from"}.get(field.name, field.name)
+        assert "--" + name.replace("_", "-") in text
+        assert "".join(field.metadata["help"].split(":")[0].split()) in text
+    assert "[bicubic=0.5,area=0.25,psf=0.25]" in text
 
 
 def test_a_trained_folder_loads_everywhere(
@@ -73,10 +90,10 @@ def test_a_trained_folder_loads_everywhere(
     card = (output / "README.md").read_text()
     for words in (
         "Do not measure",
-        "| colour |",
+        "| color |",
         "bicubic",
         "`steps=3`",
-        "| grey, noisy",
+        "| gray, noisy",
     ):
         assert words in card
     assert str(tmp_path) not in card + (output / "training.json").read_text()
@@ -93,7 +110,7 @@ def test_the_same_command_continues(
     assert train(folder, output, *options[:-1], "4") == 0
     err = capsys.readouterr().err
     assert "continuing at step 2" in err
-    assert "dB over bicubic: colour" in err
+    assert "dB over bicubic: color" in err
     after = load_file(output / "model.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before)
     record = json.loads((output / "training.json").read_text())
@@ -245,8 +262,8 @@ def test_evaluate_prints_scores_and_draws_a_sheet(
     assert main([*command, "--against", "nearest,lanczos", "--sheet", str(sheet)]) == 0
     out = capsys.readouterr().out
     assert "c0.png" in out
-    assert "colour (4, Y, 8 bits)  nearest" in out
-    assert "grey (4, linear)  lanczos" in out
+    assert "color (4, Y, 8 bits)  nearest" in out
+    assert "gray (4, linear)  lanczos" in out
     with Image.open(sheet) as picture:
         assert picture.size[0] == 4 * (96 * 2 + 4)
     assert main([*command, "--json", "--noise", "150,0.01", "--crop", "64"]) == 0

@@ -23,15 +23,15 @@ def texture(seed: int, channels: int = 1, side: int = 128) -> np.ndarray:
 
 
 def image_folder(folder: Path) -> Path:
-    """Two kinds: four colour PNGs, four TIFFs of 16 bits and float32."""
+    """Two kinds: four color PNGs, four TIFFs of 16 bits and float32."""
     for number in range(4):
-        colour, grey = folder / "colour", folder / "grey"
-        colour.mkdir(parents=True, exist_ok=True)
-        grey.mkdir(exist_ok=True)
+        color, gray = folder / "color", folder / "gray"
+        color.mkdir(parents=True, exist_ok=True)
+        gray.mkdir(exist_ok=True)
         levels = (texture(number, 3) * 255).astype(np.uint8)
-        Image.fromarray(levels).save(colour / f"c{number}.png")
+        Image.fromarray(levels).save(color / f"c{number}.png")
         plane = texture(10 + number)[..., 0]
         deep = (plane * 3000 + 100).astype(np.uint16)
         kind = deep if number % 2 else (plane * 5e-3).astype(np.float32)
-        tifffile.imwrite(grey / f"g{number}.tif", kind)
+        tifffile.imwrite(gray / f"g{number}.tif", kind)
     return folder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import re
 import shlex
 import threading
 import time
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from napari.layers import Labels
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton
 
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin import widget as widget_module
@@ -36,21 +38,61 @@ def errors(monkeypatch):
 
 
 @pytest.fixture
-def widget(viewer, errors):
-    widget = SuperResolutionWidget(viewer)
-    viewer.window.add_dock_widget(widget, name="Super-resolution")
-    widget._fill()
-    return widget
+def widget(viewer, errors, wait_until):
+    return opened(viewer, wait_until)
 
 
 @pytest.fixture
 def finish(widget, wait_until):
     def run(mode):
         widget["mode"].value = mode
-        widget.run()
-        wait_until(lambda: widget._run is None)
+        press(widget, "Run")
+        wait_until(lambda: not widget.running)
 
     return run
+
+
+def opened(viewer, wait_until):
+    """Return a docked widget that has read its models and preferences."""
+    widget = SuperResolutionWidget(viewer)
+    viewer.window.add_dock_widget(widget, name="Super-resolution")
+    wait_until(lambda: len(widget["model"].choices) > 1)
+    return widget
+
+
+def button(widget, text):
+    (found,) = (b for b in widget.native.findChildren(QPushButton) if b.text() == text)
+    return found
+
+
+def press(widget, text):
+    """Press a button as a person does; one that is off does nothing."""
+    QApplication.processEvents()
+    widget.flush_estimate()
+    button(widget, text).click()
+
+
+def texts(widget):
+    """Return all that the widget says, after what was last done to it."""
+    widget.flush_estimate()
+    return "\n".join(label.text() for label in widget.native.findChildren(QLabel))
+
+
+def chosen(widget):
+    """Return the options that the widget would use, as it copies them."""
+    called = {}
+
+    class Recorder:
+        @staticmethod
+        def apply(data, **options):
+            called.update(options)
+
+    press(widget, "Copy as Python")
+    code = QApplication.clipboard().text().replace("import napari_swin2sr\n", "")
+    layers = {widget.layer.name: widget.layer}
+    viewer = type("viewer", (), {"layers": layers})
+    exec(code, {"viewer": viewer, "napari_swin2sr": Recorder})
+    return UpscaleOptions(**called)
 
 
 def test_there_is_one_editor_per_option_with_its_default(widget):
@@ -335,6 +377,7 @@ def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
 
 def test_copy_as_command_line_is_the_exact_command(viewer, widget):
     from napari_swin2sr.cli import main as cli
+    from napari_swin2sr.cli.arguments import chosen
 
     viewer.add_image(PIXELS, name="my cells")
     widget["mode"].value = DISK
@@ -347,7 +390,7 @@ def test_copy_as_command_line_is_the_exact_command(viewer, widget):
     assert words[0] == "napari-swin2sr"
     args = cli.build_parser().parse_args(words[1:])
     assert args.target.endswith("out file.ome.zarr")
-    assert UpscaleOptions(**cli.chosen(args)) == widget._form.chosen()
+    assert UpscaleOptions(**chosen(args, UpscaleOptions)) == widget._form.chosen()
 
 
 def test_to_disk_with_the_embedded_model_and_again(

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_every_kind_of_image_is_found_read_and_normalised(tmp_path: Path) -> None:
+def test_every_kind_of_image_is_found_read_and_normalized(tmp_path: Path) -> None:
     images = load_images([image_folder(tmp_path)], min_size=96, validation=0.25)
-    assert images.kinds == {"colour": 3, "grey": 3}
+    assert images.kinds == {"color": 3, "gray": 3}
     assert len(images.validation) == 2
     assert images.skipped == ()
     for source in images.training:
         crop = source.crop(0, 0, 128)
         assert crop.dtype == np.float32
-        assert source.rgb == (source.kind == "colour")
+        assert source.rgb == (source.kind == "color")
         assert len(crop) == (3 if source.rgb else 1)
         assert -0.1 <= crop.min() < 0.3
         assert 0.7 < crop.max() <= 1.5
@@ -61,7 +61,7 @@ def test_planes_of_a_stack_are_images_of_their_own(tmp_path: Path) -> None:
     assert [source.pixels.shape for source in sources] == [(1, 128, 128)] * 3
 
 
-def test_channels_stay_together_for_false_colours(tmp_path: Path) -> None:
+def test_channels_stay_together_for_false_colors(tmp_path: Path) -> None:
     planes = np.stack([texture(i)[..., 0] for i in range(4)])
     path = tmp_path / "bands.ome.tif"
     tifffile.imwrite(
@@ -98,7 +98,7 @@ def test_unusable_images_are_refused_with_the_reason(
 
 def test_bad_files_are_left_out_and_named(tmp_path: Path) -> None:
     folder = image_folder(tmp_path)
-    (folder / "colour" / "broken.png").write_bytes(b"not a picture")
+    (folder / "color" / "broken.png").write_bytes(b"not an image")
     images = load_images([folder], min_size=96)
     assert len(images.skipped) == 1
     assert "broken.png" in images.skipped[0]
@@ -117,15 +117,15 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
 
 def test_crops_repeat_with_the_seed_and_obey_the_mix(tmp_path: Path) -> None:
     images = load_images([image_folder(tmp_path)], min_size=96)
-    only = Sampler(images.training, {"grey": 1.0})
+    only = Sampler(images.training, {"gray": 1.0})
     for seed in range(8):
-        crop, grey = only.draw(64, np.random.default_rng(seed))
+        crop, gray = only.draw(64, np.random.default_rng(seed))
         again, _ = only.draw(64, np.random.default_rng(seed))
-        assert grey
+        assert gray
         np.testing.assert_array_equal(crop, again)
         np.testing.assert_array_equal(crop[0], crop[1])
         assert crop.dtype == np.float32
-    with pytest.raises(OptionError, match=r"mix names 'blue'.*'colour', 'grey'"):
+    with pytest.raises(OptionError, match=r"mix names 'blue'.*'color', 'gray'"):
         Sampler(images.training, {"blue": 1.0})
 
 

@@ -9,15 +9,16 @@ from PIL import Image
 from helpers.shared import shared_path
 from napari_swin2sr.errors import OptionError
 from napari_swin2sr.training.degrade import (
-    Degradation,
     add_hot_pixels,
     add_noise,
     defocused,
+    degrade,
     downscale,
     downscale_levels,
     resize_bicubic,
     through_jpeg,
 )
+from napari_swin2sr.training.options import TrainOptions
 
 
 def picture(channels: int = 3, side: int = 48) -> np.ndarray:
@@ -111,34 +112,33 @@ def test_jpeg_changes_little_and_keeps_the_shape() -> None:
     assert 0 < np.abs(read - image).mean() < 0.05
 
 
-def test_samples_repeat_with_the_seed_and_grey_stays_grey() -> None:
-    degradation = Degradation(noise=1.0)
-    grey = np.repeat(picture(1), 3, axis=0)
-    one, clean = degradation.draw(grey, 2, True, np.random.default_rng(3))
-    two, _ = degradation.draw(grey, 2, True, np.random.default_rng(3))
+def test_samples_repeat_with_the_seed_and_gray_stays_gray() -> None:
+    options = TrainOptions(noise=1.0)
+    gray = np.repeat(picture(1), 3, axis=0)
+    one = degrade(gray, 2, True, options, np.random.default_rng(3))
+    two = degrade(gray, 2, True, options, np.random.default_rng(3))
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one[0], one[2])
     assert one.shape == (3, 24, 24)
-    assert not clean
 
 
 def test_clean_means_bicubic_without_noise() -> None:
-    degradation = Degradation(bicubic=1, area=0, psf=0, noise=0, hot=0, rounding=0)
-    small, clean = degradation.draw(picture(), 2, False, np.random.default_rng(0))
-    assert clean
-    np.testing.assert_array_equal(small, downscale(picture(), 2, "bicubic"))
+    options = TrainOptions(downscale={"bicubic": 1}, noise=0, hot=0, rounding=0)
+    lowres = degrade(picture(), 2, False, options, np.random.default_rng(0))
+    np.testing.assert_array_equal(lowres, downscale(picture(), 2, "bicubic"))
 
 
 @pytest.mark.parametrize(
     ("options", "text"),
     [
         ({"noise": 1.5}, "noise=1.5 is not a share"),
-        ({"bicubic": 0, "area": 0, "psf": 0}, "not all 0"),
-        ({"bicubic": -1}, "0 or more"),
+        ({"downscale": {"bicubic": 0, "area": 0, "psf": 0}}, "not all 0"),
+        ({"downscale": {}}, "not all 0"),
+        ({"downscale": {"bicubic": -1, "area": 2}}, "0 or more"),
         ({"photons": (0.0, 10.0)}, "photons=0.0,10.0 is not a range"),
         ({"read_noise": (0.1, 0.01)}, "read_noise=0.1,0.01 is not a range"),
     ],
 )
 def test_impossible_degradations_are_refused(options: dict, text: str) -> None:
     with pytest.raises(OptionError, match=text):
-        Degradation(**options)
+        TrainOptions(**options)

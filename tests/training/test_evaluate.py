@@ -19,8 +19,8 @@ from napari_swin2sr.training.evaluate import (
     evaluate,
     find_pairs,
     summary,
+    write_sheet,
 )
-from napari_swin2sr.training.sheet import write_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,14 +46,14 @@ def test_pairs_are_the_same_as_making_the_small_side_here(tmp_path: Path) -> Non
     made = list(cases([folder / "HR"], 2, None))
     assert [case.name for case in paired] == ["a.png", "b.png"]
     for one, other in zip(paired, made, strict=True):
-        np.testing.assert_array_equal(one.small, other.small)
-        np.testing.assert_array_equal(one.truth, other.truth)
+        np.testing.assert_array_equal(one.lowres, other.lowres)
+        np.testing.assert_array_equal(one.target, other.target)
 
 
 def test_missing_and_misfitting_partners_are_named(tmp_path: Path) -> None:
     folder = benchmark(tmp_path / "set")
     (folder / "LR_bicubic" / "X2" / "bx2.png").rename(folder / "other.png")
-    with pytest.raises(InputError, match=r"b\.png: no picture of that name"):
+    with pytest.raises(InputError, match=r"b\.png: no image of that name"):
         find_pairs(folder, 2)
     Image.fromarray(
         np.zeros((30, 24, 3), np.uint8) + np.arange(3, dtype=np.uint8)
@@ -68,11 +68,11 @@ def test_scores_of_an_interpolation_need_no_model_of_their_own(tmp_path: Path) -
     scores = evaluate(["bicubic", str(model)], [folder], keep_crops=True)
     assert len(scores) == 16
     means = {(m["kind"], m["method"]): m for m in summary(scores)}
-    assert means["grey", "bicubic"]["measure"] == "linear"
-    assert means["colour", "model"]["measure"] == "y"
-    assert means["grey", "bicubic"]["psnr"] > means["grey", "model"]["psnr"]
+    assert means["gray", "bicubic"]["measure"] == "linear"
+    assert means["color", "model"]["measure"] == "y"
+    assert means["gray", "bicubic"]["psnr"] > means["gray", "model"]["psnr"]
     assert all(0.99 < s.intensity < 1.01 for s in scores if s.method == "bicubic")
-    with pytest.raises(OutputError, match="cannot write the picture sheet"):
+    with pytest.raises(OutputError, match="cannot write the contact sheet"):
         write_sheet(tmp_path / "sheet.unknown", scores)
 
 

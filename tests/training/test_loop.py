@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +21,11 @@ from napari_swin2sr.errors import (
     OutputError,
 )
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
-from napari_swin2sr.training.degrade import Degradation
 from napari_swin2sr.training.loop import (
     INTENSITY,
     STATE_NAME,
     Trainer,
-    optimisers,
+    optimizers,
     schedule,
 )
 from napari_swin2sr.training.options import TrainOptions
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 
-CLEAN = Degradation(bicubic=1, area=0, psf=0, noise=0, hot=0)
+CLEAN = {"downscale": {"bicubic": 1}, "noise": 0, "hot": 0}
 CHECKS = 1 - 2 * (torch.arange(8)[:, None] + torch.arange(8)).remainder(2)
 
 
@@ -64,15 +65,13 @@ def trainer(images: ImageSet, folder: Path, **changes: object) -> Trainer:
 
 
 def test_training_beats_bicubic_and_says_so(images: ImageSet, tmp_path: Path) -> None:
-    run = trainer(
-        images, tmp_path, steps=80, validate_every=80, degradation=CLEAN, ema=0.9
-    )
+    run = trainer(images, tmp_path, steps=80, validate_every=80, **CLEAN, ema=0.9)
     seen = []
     history = run.run(report=seen.append)
     assert [entry["step"] for entry in history] == [0, 80]
     assert all(abs(gain) < 0.6 for gain in history[0]["validation"].values())
     clean = {k: v for k, v in history[1]["validation"].items() if "noisy" not in k}
-    assert set(clean) == {"colour", "grey"}
+    assert set(clean) == {"color", "gray"}
     assert sum(clean.values()) > sum(history[0]["validation"][k] for k in clean) + 0.1
     assert seen[1].loss > 0
     assert seen[1].samples_per_second > 0
@@ -93,7 +92,7 @@ def test_an_interrupted_run_continues_exactly(images: ImageSet, tmp_path: Path) 
     whole.run()
     first = trainer(images, tmp_path / "parts")
     assert not first.resume()
-    first.run(cancelled=lambda: first.state.step >= 4)
+    first.run(cancel=SimpleNamespace(is_set=lambda: first.state.step >= 4))
     assert first.state.step == 4
     second = trainer(images, tmp_path / "parts")
     assert second.resume()
@@ -103,11 +102,11 @@ def test_an_interrupted_run_continues_exactly(images: ImageSet, tmp_path: Path) 
         assert torch.equal(value, second.average[name]), name
 
 
-def test_every_weight_has_one_optimiser_and_muon_only_matrices_of_layers() -> None:
+def test_every_weight_has_one_optimizer_and_muon_only_matrices_of_layers() -> None:
     net = network()
     muon, adam = (
         [id(p) for group in each.param_groups for p in group["params"]]
-        for each in optimisers(net, 1e-3)
+        for each in optimizers(net, 1e-3)
     )
     assert sorted(muon + adam) == sorted(id(p) for p in net.parameters())
     names = {name for name, p in net.named_parameters() if id(p) in muon}
@@ -146,11 +145,11 @@ def test_a_wrong_mean_costs_more_than_a_wrong_pattern(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(images, tmp_path)
-    truth = torch.full((2, 3, 8, 8), 0.5)
+    target = torch.full((2, 3, 8, 8), 0.5)
     losses = []
     for error in (torch.tensor(0.1), 0.1 * CHECKS):
-        monkeypatch.setattr(run.network, "upscale_tile", lambda x, e=error: truth + e)
-        losses.append(float(run.loss(truth, truth, truth)))
+        monkeypatch.setattr(run.network, "upscale_tile", lambda x, e=error: target + e)
+        losses.append(float(run.loss(target, target, target)))
     assert losses == pytest.approx([0.1 * (1 + INTENSITY), 0.1])
 
 
@@ -158,13 +157,13 @@ def test_the_last_share_of_the_budget_raises_the_psnr(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trainer(images, tmp_path, steps=100, psnr_share=0.25)
-    truth = torch.full((2, 3, 8, 8), 0.5)
+    target = torch.full((2, 3, 8, 8), 0.5)
     error = torch.tensor([0.1, 0.01])[:, None, None, None] * CHECKS
-    monkeypatch.setattr(run.network, "upscale_tile", lambda x: truth + error)
+    monkeypatch.setattr(run.network, "upscale_tile", lambda x: target + error)
     run.state.step = 74
-    before = float(run.loss(truth, truth, truth))
+    before = float(run.loss(target, target, target))
     run.state.step = 75
-    after = float(run.loss(truth, truth, truth))
+    after = float(run.loss(target, target, target))
     assert before == pytest.approx(0.055)
     assert after == pytest.approx((40 + 20) / 2 / 200, abs=1e-3)
 
@@ -174,10 +173,10 @@ def test_smooth_samples_hold_no_more_than_their_small_image(
 ) -> None:
     lost = []
     for share in (0.0, 1.0):
-        run = trainer(images, tmp_path, smooth=share, degradation=CLEAN, batch=16)
-        small, truth, _ = run.batch(0)
-        again = torch.nn.functional.interpolate(small, scale_factor=2, mode="bicubic")
-        lost.append(float((again - truth)[..., 4:-4, 4:-4].abs().mean()))
+        run = trainer(images, tmp_path, smooth=share, **CLEAN, batch=16)
+        lowres, target, _ = run.batch(0)
+        again = torch.nn.functional.interpolate(lowres, scale_factor=2, mode="bicubic")
+        lost.append(float((again - target)[..., 4:-4, 4:-4].abs().mean()))
     assert lost[1] < 0.5 * lost[0]
 
 
@@ -220,37 +219,36 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 def test_a_teacher_labels_crops_once_and_is_learned_from(
     images: ImageSet, tmp_path: Path
 ) -> None:
-    pool = label_crops(
-        tiny_net(), Sampler(images.training), 3, 0, progress=str, cancelled=bool
-    )
+    pool = label_crops(tiny_net(), Sampler(images.training), 3, 0, progress=str)
     assert len(pool) == 3
     pool.save(tmp_path / "pool.npz")
     again = TeacherPool.load(tmp_path / "pool.npz")
-    small, truth, opinion = again.draw(16, np.random.default_rng(0))
+    lowres, target, output = again.draw(16, np.random.default_rng(0))
     with torch.inference_mode():
-        pixels = torch.from_numpy(again.small[:1].astype(np.float32))
-        labelled = tiny_net().upscale_tile(pixels)[0].numpy()
+        pixels = torch.from_numpy(again.lowres[:1].astype(np.float32))
+        labeled = tiny_net().upscale_tile(pixels)[0].numpy()
     inner = (slice(None), slice(40, 56), slice(40, 56))
-    to_teacher, to_truth = (
-        np.abs(labelled - part[0])[inner].mean()
-        for part in (again.opinion, again.truth)
+    to_teacher, to_target = (
+        np.abs(labeled - part[0])[inner].mean() for part in (again.output, again.target)
     )
-    assert to_teacher < 0.1 * to_truth
-    assert small.shape == (3, 16, 16)
-    assert truth.shape == opinion.shape == (3, 32, 32)
+    assert to_teacher < 0.1 * to_target
+    assert lowres.shape == (3, 16, 16)
+    assert target.shape == output.shape == (3, 32, 32)
     run = trainer(images, tmp_path, teacher_share=1.0, steps=2)
     plain = run.loss(*run.batch(0))
     run.pool = again
     assert run.loss(*run.batch(0)) != plain
     run.run()
-    with pytest.raises(Cancelled, match="labelled"):
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(Cancelled, match="labeled"):
         label_crops(
             tiny_net(),
             Sampler(images.training),
             3,
             0,
             progress=str,
-            cancelled=lambda: True,
+            cancel=cancel,
         )
 
 
@@ -260,7 +258,7 @@ def test_a_teacher_labels_crops_once_and_is_learned_from(
         ({"minutes": None}, "would not end"),
         ({"batch": 0}, "batch=0 is not positive"),
         ({"minutes": -1.0}, "minutes=-1.0 is not positive"),
-        ({"ema": 2.0}, "ema=2.0 is not between"),
+        ({"ema": 2.0}, "ema=2.0 is not a share between"),
         ({"precision": "fp8"}, "'fp8' is not one of auto, fp32, bf16"),
         ({"validate_every": 0}, "validate_every=0 is not positive"),
     ],

@@ -41,7 +41,9 @@ def test_everything_in_between_can_learn() -> None:
         ({"upscale": 4, "embed_dim": 30}, "upscale=4 cannot start"),
     ],
 )
-def test_geometries_without_room_are_refused(changes: dict, text: str) -> None:
+def test_geometries_that_cannot_hold_the_kernel_are_refused(
+    changes: dict, text: str
+) -> None:
     with pytest.raises(OptionError, match=text):
         bicubic_network(tiny_config(**changes))
 

@@ -11,15 +11,56 @@ import re
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_swin2sr.errors import Cancelled, OptionError, Swin2SRError, TilesFailedError
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
+EXIT_OK, EXIT_FAILURE, EXIT_USAGE, EXIT_TILES = 0, 1, 2, 3
+EXIT_CODES = (
+    "exit codes: 0 done, 1 failed, 2 wrong usage, 3 some tiles are missing, "
+    "130 interrupted (128 + the number of the signal)"
+)
 
-def emit(record: Any) -> None:
+
+def fail(
+    args: argparse.Namespace, error: BaseException, signum: int = signal.SIGINT
+) -> int:
+    """Say in one line what went wrong, and where asked for as a traceback and JSON.
+
+    Returns the exit code.
+    """
+    code = EXIT_FAILURE
+    if isinstance(error, OptionError):
+        code = EXIT_USAGE
+    elif isinstance(error, TilesFailedError):
+        code = EXIT_TILES
+    elif isinstance(error, (Cancelled, KeyboardInterrupt)):
+        code = 128 + signum
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    elif isinstance(error, (Swin2SRError, OSError)):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error} (--debug shows where)"
+    if args.debug:
+        traceback.print_exception(error)
+    if getattr(args, "json", False):
+        kind = type(error).__name__
+        write_json_line(
+            {"event": "error", "type": kind, "message": text, "exit_code": code}
+        )
+    print_error(text)
+    return code
+
+
+def write_json_line(record: Any) -> None:
     """Write one JSON line to standard output, at once."""
     sys.stdout.write(json.dumps(record, default=_plain) + "\n")
     sys.stdout.flush()
@@ -39,12 +80,7 @@ class Report:
     """Show the events of a run: a bar on standard error, JSON lines on standard output.
 
     The bar has a rate and the time left, and appears only when standard error is a
-    terminal. Failed tiles are no business of the bar: `runs.runner` logs them.
-
-    Parameters
-    ----------
-    quiet : no bar
-    as_json : one line per event on standard output
+    terminal. Failed tiles are not shown: `runs.runner` logs them.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -56,7 +92,7 @@ class Report:
         kind = type(event).__name__
         if self._as_json:
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower()
-            emit({"event": name} | _plain(event))
+            write_json_line({"event": name} | _plain(event))
         if kind == "RunStarted":
             self._bar = self._new_bar(event.stage, event.total, event.done)
             facts = []  # until the first tile tells more
@@ -95,7 +131,7 @@ class Report:
             self._bar = None
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Write one line to standard error, past a bar if there is one."""
     line = " ".join(f"napari-swin2sr: {message}".split())
     if "tqdm" in sys.modules:
@@ -108,7 +144,7 @@ def complain(message: str) -> None:
 
 class _LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        complain(f"{record.levelname.lower()}: {record.getMessage()}")
+        print_error(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextlib.contextmanager
@@ -117,7 +153,7 @@ def one_line_messages() -> Iterator[None]:
     logger, handler = logging.getLogger("napari_swin2sr"), _LogLines()
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        complain(f"warning: {message}")
+        print_error(f"warning: {message}")
 
     logger.addHandler(handler)
     try:

@@ -1,4 +1,4 @@
-"""`napari-swin2sr demo`: a real image, halved and super-resolved, beside the truth.
+"""`napari-swin2sr demo`: a real image, halved and super-resolved, beside the original.
 
 The image is a light micrograph of stained colon tissue that ships inside
 scikit-image; nothing is downloaded. It was never used to train a model.
@@ -11,25 +11,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from napari_swin2sr.cli.arguments import add_options, add_output_flags, chosen
+from napari_swin2sr.cli.console import EXIT_OK, write_json_line
+from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
+    import argparse
     from os import PathLike
 
+    import numpy as np
     from numpy.typing import NDArray
 
     Image8 = NDArray[np.uint8]
 
 CROP = (slice(200, 312), slice(336, 448))
-"""Part of the truth that the picture shows, in pixels."""
+"""Part of the original that the comparison shows, in pixels."""
 
 ZOOM = 4
 """Magnification of that part."""
 
 
+OPTIONS = ("model", "device", "precision")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="super-resolve a real image and compare with the original",
+        description="Halve a real image, super-resolve it again, and write the result "
+        "and an image that compares it with bicubic and the original, without network.",
+    )
+    parser.add_argument("folder", nargs="?", default="demo-output", metavar="FOLDER")
+    add_options(parser, UpscaleOptions, "what to compute", OPTIONS)
+    add_output_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo; return the exit code."""
+    result = run_demo(args.folder, **chosen(args, UpscaleOptions, OPTIONS))
+    if args.json:
+        write_json_line(result)
+    else:
+        print(result.summary())
+    return EXIT_OK
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How close an image comes to the truth: PSNR in dB, structural similarity."""
+    """How close an image comes to the original: PSNR in dB, structural similarity."""
 
     psnr: float
     ssim: float
@@ -54,18 +85,16 @@ class DemoResult:
         ]
         files = [f"wrote {p}" for p in (self.input, self.result, self.comparison)]
         took = f"super-resolved in {self.seconds:.1f} s, loading the model included"
-        return "\n".join(["against the truth:", *rows, took, *files])
+        return "\n".join(["against the original:", *rows, took, *files])
 
 
 def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
-    """Halve the sample, super-resolve it, and compare it with the truth.
+    """Halve the sample, super-resolve it, and compare it with the original.
 
-    Parameters
-    ----------
-    folder : where input.tif, result.tif and comparison.png go; made if missing,
-        files of these names are replaced
-    options : fields of `UpscaleOptions`
+    `folder` is made if missing; input.tif, result.tif and comparison.png in it are
+    replaced. `options` are fields of `UpscaleOptions`.
     """
+    import numpy as np
     import tifffile
     from PIL import Image
 
@@ -73,26 +102,26 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    truth = sample()
-    small = halve(truth)
-    source, target = folder / "input.tif", folder / "result.tif"
+    target = sample()
+    small = halve(target)
+    source, output = folder / "input.tif", folder / "result.tif"
     tifffile.imwrite(source, small, photometric="rgb")
 
     start = time.perf_counter()
-    upscale_file(source, target, overwrite=True, **options)
+    upscale_file(source, output, overwrite=True, **options)
     seconds = time.perf_counter() - start
 
-    ours = tifffile.imread(target)
-    height, width = truth.shape[:2]
+    ours = tifffile.imread(output)
+    height, width = target.shape[:2]
     bicubic = np.asarray(
         Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
     )
     result = DemoResult(
         input=source,
-        result=target,
+        result=output,
         comparison=folder / "comparison.png",
-        bicubic=compare(bicubic, truth),
-        swin2sr=compare(ours, truth),
+        bicubic=compare(bicubic, target),
+        swin2sr=compare(ours, target),
         seconds=seconds,
     )
     nearest = small.repeat(2, axis=0).repeat(2, axis=1)
@@ -100,14 +129,14 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
         "input, half the pixels": nearest,
         f"bicubic, {result.bicubic.psnr:.2f} dB": bicubic,
         f"Swin2SR, {result.swin2sr.psnr:.2f} dB": ours,
-        "truth": truth,
+        "original": target,
     }
     draw_panels(panels, result.comparison)
     return result
 
 
 def sample() -> Image8:
-    """Return the truth: (512, 512, 3) uint8, RGB."""
+    """Return the original: (512, 512, 3) uint8, RGB."""
     from skimage import data
 
     image: Image8 = data.immunohistochemistry()
@@ -118,17 +147,17 @@ def halve(image: Image8) -> Image8:
     """Return the means of 2x2 pixels of an (H, W, 3) uint8 image, as a camera bins."""
     h, w, samples = image.shape
     means = image.reshape(h // 2, 2, w // 2, 2, samples).mean(axis=(1, 3))
-    halved: Image8 = np.rint(means).astype(np.uint8)
+    halved: Image8 = means.round().astype(image.dtype)
     return halved
 
 
-def compare(image: Image8, truth: Image8) -> Score:
+def compare(image: Image8, target: Image8) -> Score:
     """Return PSNR and SSIM of an (H, W, 3) uint8 image, over all samples."""
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
     return Score(
-        psnr=float(peak_signal_noise_ratio(truth, image)),
-        ssim=float(structural_similarity(truth, image, channel_axis=-1)),
+        psnr=float(peak_signal_noise_ratio(target, image)),
+        ssim=float(structural_similarity(target, image, channel_axis=-1)),
     )
 
 

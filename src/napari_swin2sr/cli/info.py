@@ -1,10 +1,17 @@
-"""What a bug report needs to say about a machine and an installation."""
+"""`napari-swin2sr models` and `info`: what is installed here."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+from typing import TYPE_CHECKING, Any
+
+from napari_swin2sr.cli.arguments import add_output_flags
+from napari_swin2sr.cli.console import EXIT_OK, write_json_line
+
+if TYPE_CHECKING:
+    import argparse
 
 _LIBRARIES = (
     "napari-swin2sr",
@@ -23,14 +30,55 @@ _LIBRARIES = (
 )
 
 
-def environment() -> dict[str, dict[str, str]]:
-    """Return versions, devices, the download cache and the default model.
+def add_parsers(commands: Any) -> None:
+    """Add the commands."""
+    parser = commands.add_parser(
+        "models", help="list the models", description="List the models by name."
+    )
+    add_output_flags(parser)
+    parser.set_defaults(run=run_models)
+    parser = commands.add_parser(
+        "info",
+        help="show versions, devices and folders",
+        description="Show what a bug report needs: versions, devices, folders.",
+    )
+    add_output_flags(parser)
+    parser.set_defaults(run=run_info)
 
-    Returns
-    -------
-    Title of a section -> name -> value, in the order in which they should be read.
-    Asking for the devices imports torch; nothing is downloaded.
-    """
+
+def run_models(args: argparse.Namespace) -> int:
+    """Print the models; return the exit code."""
+    from napari_swin2sr.weights.catalog import list_models
+
+    models = list_models()
+    if args.json:
+        for model in models:
+            write_json_line(model)
+        return EXIT_OK
+    width = max(len(model.name) for model in models)
+    for model in models:
+        size = f"{model.n_bytes / 1e6:.1f} MB" if model.n_bytes else "size unknown"
+        state = "here" if model.downloaded else "downloaded on first use"
+        print(f"{model.name:<{width}}  x{model.upscale}  {model.purpose}")
+        print(f"{'':<{width}}      {size}, {state}, {model.licence}")
+    return EXIT_OK
+
+
+def run_info(args: argparse.Namespace) -> int:
+    """Print the environment; return the exit code."""
+    facts = environment()
+    if args.json:
+        write_json_line(facts)
+        return EXIT_OK
+    for title, entries in facts.items():
+        print(title)
+        for name, value in entries.items():
+            print(f"  {name:<20} {value}")
+    return EXIT_OK
+
+
+def environment() -> dict[str, dict[str, str]]:
+    """Return title of a section -> name -> value; imports torch, downloads nothing."""
     return {
         "versions": _versions(),
         "devices": _devices(),

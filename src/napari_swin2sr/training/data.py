@@ -1,9 +1,8 @@
 """Training images: find, read, check, split into training and validation, crop.
 
-An image becomes a `Source`: (C, H, W) in its own number type plus the range that
-means dark and bright. RGB has three channels that belong together; every other plane
-of a file (channel, time point, slice) with one channel is a grey source of its own,
-except that channels of equal type stay together so that false colours can be drawn.
+An image becomes a `Source`: (C, H, W) in its own number type plus its black and white
+level. RGB has three channels that belong together; so do the channels of other images,
+from which false colors are drawn. Every time point and slice is a source of its own.
 """
 
 from __future__ import annotations
@@ -40,43 +39,28 @@ FLAT = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One training image.
-
-    Attributes
-    ----------
-    path : file it comes from
-    kind : first folder below the training folder ("" for files directly in it)
-    pixels : (C, H, W) in the file's number type
-    low, high : (C,) values that mean 0 and 1
-    rgb : the channels are red, green and blue
-    """
+    """One training image."""
 
     path: Path
-    kind: str
-    pixels: NDArray[np.generic]
-    low: NDArray[np.float32]
+    kind: str  # first folder below the training folder, "" for files directly in it
+    pixels: NDArray[np.generic]  # (C, H, W) in the file's number type
+    low: NDArray[np.float32]  # (C,) values that mean 0 and 1
     high: NDArray[np.float32]
-    rgb: bool
+    rgb: bool  # the channels are red, green and blue
 
     def crop(self, y: int, x: int, size: int) -> Image:
-        """Return a square crop as (C, size, size) float32; 0 dark, 1 bright."""
+        """Return a square crop as (C, size, size) float32 from 0 to 1."""
         part = self.pixels[:, y : y + size, x : x + size].astype(np.float32)
-        return self.normalised(part)
+        return self.normalized(part)
 
-    def normalised(self, part: Image) -> Image:
+    def normalized(self, part: Image, channels: slice = slice(None)) -> Image:
         """Map (C, h, w) values of this image to 0..1; outliers end at -0.1 and 1.5."""
-        low, high = self.low[:, None, None], self.high[:, None, None]
+        low, high = (level[channels, None, None] for level in (self.low, self.high))
         return np.clip((part - low) / (high - low), -0.1, 1.5)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return every image below `folder` in a fixed order.
-
-    Raises
-    ------
-    FileError
-        If the folder does not exist or holds no image.
-    """
+    """Return every image below `folder` in a fixed order; no image is a FileError."""
     folder = Path(folder)
     if folder.is_file() or folder.suffix == ".zarr":
         return [folder]
@@ -97,13 +81,9 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_sources(path: Path, kind: str, min_size: int) -> list[Source]:
-    """Read all usable planes of one file.
+    """Read all planes of one file that can be learned from.
 
-    Raises
-    ------
-    InputError
-        If the file holds no plane that can be learned from: too small, constant, or
-        with pixels that are not finite. The text names the file and the reason.
+    Without one (too small, constant, not finite) an InputError names the reason.
     """
     stack, rgb = _read_stack(path)
     if min(stack.shape[-2:]) < min_size:
@@ -172,20 +152,12 @@ def held_out(paths: Sequence[Path], share: float) -> set[Path]:
     """Choose the files of one kind that training never sees.
 
     The choice depends on the file names alone: those with the lowest hashes, so that
-    neither the order nor the place of the files matters.
-
-    Parameters
-    ----------
-    paths : files of one kind
-    share : wanted share; rounded up, but one file is always left to train on
+    neither the order nor the place of the files matters. The share is rounded up, but
+    one file is always left to train on.
     """
     count = min(int(np.ceil(len(paths) * share)), len(paths) - 1)
-    ordered = sorted(paths, key=lambda path: _digest(path.name))
+    ordered = sorted(paths, key=lambda p: hashlib.sha256(p.name.encode()).hexdigest())
     return set(ordered[:count])
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,18 +178,11 @@ class ImageSet:
 def load_images(
     folders: Sequence[Path], *, min_size: int, validation: float = 0.15
 ) -> ImageSet:
-    """Read every image of the folders into memory and split them.
+    """Read every image of some folders (or single files) into memory and split them.
 
-    Parameters
-    ----------
-    folders : folders (searched in depth) or single files
-    min_size : smallest usable side [px]
-    validation : share of the files of each kind held out, chosen by `held_out`
-
-    Raises
-    ------
-    InputError
-        If fewer than two files are usable; the text lists what was refused.
+    Images with a side below `min_size` [px] and others that cannot be used are left
+    out; with fewer than two usable ones an InputError lists them. `validation` is the
+    share of each kind that is held out.
     """
     by_kind: dict[str, list[tuple[Path, list[Source]]]] = {}
     skipped = []
@@ -251,10 +216,7 @@ def load_images(
 class Sampler:
     """Draws augmented high-resolution crops.
 
-    Parameters
-    ----------
-    sources : training images
-    mix : share of each kind, or None for shares by the square root of area
+    `mix` is the share of each kind; by default the square root of area decides.
     """
 
     def __init__(
@@ -278,12 +240,12 @@ class Sampler:
         self.cumulative = np.cumsum(weight / weight.sum())
 
     def draw(self, size: int, rng: np.random.Generator) -> tuple[Image, bool]:
-        """Return a crop (3, size, size) float32 around 0..1, and whether it is grey.
+        """Return a crop (3, size, size) float32 around 0..1, and whether it is gray.
 
         The emptier a crop, the more often another is drawn instead, at most nine times
-        in ten: dim images have to be learned, too. Colours are sometimes
-        replaced by one channel or permuted; brightness and contrast vary and are
-        sometimes inverted, since detectors and stains do not agree on them.
+        in ten: dim images have to be learned, too. Colors are sometimes replaced by
+        one channel or permuted; brightness and contrast vary and are sometimes
+        inverted, since detectors and stains do not agree on them.
         """
         for _ in range(20):
             number = int(np.searchsorted(self.cumulative, rng.random()))
@@ -294,8 +256,8 @@ class Sampler:
             crop = source.crop(y, x, size)
             if rng.random() < max(0.1, float(crop.std()) / FLAT):
                 break
-        crop, grey = _choose_channels(crop, source.rgb, rng)
-        return _vary_intensity(turn(crop, int(rng.integers(8))), rng), grey
+        crop, gray = _choose_channels(crop, source.rgb, rng)
+        return _vary_intensity(turn(crop, int(rng.integers(8))), rng), gray
 
 
 def _choose_channels(

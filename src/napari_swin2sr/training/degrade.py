@@ -1,13 +1,12 @@
 """Low-resolution images made from high-resolution ones, as cameras make them.
 
-Arrays are (C, H, W) float32, nominally 0 (dark) to 1 (full scale), unless said
+Arrays are (C, H, W) float32, nominally 0 (black level) to 1 (full scale), unless said
 otherwise. Every random choice comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,31 +14,25 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from napari_swin2sr.errors import OptionError
+from napari_swin2sr.training.options import DOWNSCALES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from napari_swin2sr.training.options import TrainOptions
+
     Image = NDArray[np.float32]
 
-DOWNSCALES = ("bicubic", "area", "psf")
-"""Ways to make the small image: antialiased bicubic as benchmarks do, the mean of
-u x u pixels as camera binning does, a Gaussian point spread then decimation."""
 
-
+# Not Pillow's, scipy's or skimage's resize: benchmarks are made with MATLAB's imresize,
+# whose kernel has a = -0.5 and whose edges are mirrored; only the same taps give the
+# same 8-bit files. Not `image.resample` either: it enlarges by whole factors only.
 def resize_bicubic(image: NDArray[np.floating], shape: tuple[int, int]) -> Image:
     """Resize the last two axes with the Keys cubic (a = -0.5), as MATLAB does.
 
-    Making an image smaller widens the kernel (antialiasing); beyond the edges the
-    image is mirrored with the edge pixel repeated.
-
-    Parameters
-    ----------
-    image : (..., H, W), any value range
-    shape : new (height, width) in pixels
-
-    Returns
-    -------
-    (..., *shape) float32, same value range; it may overshoot at sharp edges.
+    (..., H, W) -> (..., *shape) float32, same value range, overshooting at sharp edges.
+    A smaller result widens the kernel (antialiasing); beyond the edges the image is
+    mirrored with the edge pixel repeated.
     """
     rows = _resize_last(np.swapaxes(image, -1, -2), shape[0])
     return _resize_last(np.swapaxes(rows, -1, -2), shape[1])
@@ -74,11 +67,11 @@ def _taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]
     """Source index and weight of every tap, (n_out, taps) each."""
     scale = n_out / n_in
     stretch = max(1.0, 1.0 / scale)
-    centre = (np.arange(n_out) + 0.5) / scale - 0.5
+    center = (np.arange(n_out) + 0.5) / scale - 0.5
     n_taps = int(np.ceil(4 * stretch)) + 2
-    first = np.floor(centre - 2 * stretch).astype(np.intp)
+    first = np.floor(center - 2 * stretch).astype(np.intp)
     index = first[:, None] + np.arange(n_taps)
-    weight = keys_cubic((centre[:, None] - index) / stretch)
+    weight = keys_cubic((center[:, None] - index) / stretch)
     weight /= weight.sum(axis=1, keepdims=True)
     mirrored = np.mod(index, 2 * n_in)
     mirrored = np.where(mirrored < n_in, mirrored, 2 * n_in - 1 - mirrored)
@@ -97,16 +90,9 @@ def keys_cubic(x: NDArray[np.floating]) -> NDArray[np.float64]:
 def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Image:
     """Make the low-resolution image that an `upscale` times finer one belongs to.
 
-    Parameters
-    ----------
-    image : (C, H, W) float32; H and W are multiples of `upscale`
-    upscale : how many times smaller the result is
-    kind : one of `DOWNSCALES`
-    sigma : width of the point spread function in pixels of `image` ("psf" only)
-
-    Returns
-    -------
-    (C, H // upscale, W // upscale) float32, on the same pixel-corner grid.
+    (C, H, W) float32 -> (C, H // upscale, W // upscale) on the same grid of pixel
+    corners; `kind` is one of `DOWNSCALES`, `sigma` the width of "psf" in pixels of
+    `image`. H and W are multiples of `upscale`.
     """
     channels, height, width = image.shape
     small = (height // upscale, width // upscale)
@@ -118,7 +104,7 @@ def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Imag
         raise OptionError(f"downscale={kind!r} is not one of {', '.join(DOWNSCALES)}")
     blocks = image.reshape(channels, small[0], upscale, small[1], upscale)
     if kind == "area" or upscale % 2 == 0:
-        # For an even factor the centre of a large pixel lies between four small
+        # For an even factor the center of a large pixel lies between four small
         # ones; their mean keeps the grid in place.
         if kind == "psf" and upscale > 2:
             middle = slice(upscale // 2 - 1, upscale // 2 + 1)
@@ -137,7 +123,7 @@ def blurred(image: Image, sigma: float) -> Image:
 def defocused(image: Image, rng: np.random.Generator) -> Image:
     """Blur (C, H, W) by a Gaussian, 0.7 to 4 pixels wide, as out-of-focus regions are.
 
-    Used on the truth: such an image holds no more detail than its small version.
+    Used on the target: such an image holds no more detail than its small version.
     """
     return blurred(image, float(np.exp(rng.uniform(np.log(0.7), np.log(4.0)))))
 
@@ -155,18 +141,10 @@ def rounded(image: Image) -> Image:
 def add_noise(
     image: Image, photons: float, read_noise: float, rng: np.random.Generator
 ) -> Image:
-    """Add shot noise and read-out noise.
+    """Add shot noise (1.0 means `photons` photons) and Gaussian read-out noise.
 
-    Parameters
-    ----------
-    image : (C, H, W) float32; 1.0 means `photons` photons
-    photons : photons of a pixel at full scale
-    read_noise : standard deviation of the Gaussian part, as a share of full scale
-    rng : source of the noise
-
-    Returns
-    -------
-    Array of the same shape, float32; not clipped, so it can be slightly negative.
+    The result is not clipped, so it can be slightly negative. `read_noise` is a
+    standard deviation, as a share of full scale.
     """
     shot = rng.poisson(np.maximum(image, 0) * photons) / photons
     return (shot + rng.normal(0.0, read_noise, image.shape)).astype(np.float32)
@@ -196,85 +174,31 @@ def through_jpeg(image: Image, quality: int) -> Image:
     return decoded / np.float32(255)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Degradation:
-    """How training samples are degraded; shares are probabilities.
+def degrade(
+    image: Image,
+    upscale: int,
+    gray: bool,
+    options: TrainOptions,
+    rng: np.random.Generator,
+) -> Image:
+    """Make the low-resolution side of one sample, as the options say.
 
-    Attributes
-    ----------
-    bicubic, area, psf : relative shares of the ways to make the image smaller
-    noise : share of samples with noise
-    photons : smallest and largest photon count at full scale (drawn log-uniformly)
-    read_noise : smallest and largest read-out noise, as a share of full scale
-    hot : share of samples with a few hot pixels, which the truth does not have
-    rounding : share of samples rounded to 8 bits
-    jpeg : share of noise-free colour samples that go through JPEG
+    (3, H, W) -> (3, H // upscale, W // upscale). All channels of a `gray` image are
+    equal and stay so.
     """
-
-    bicubic: float = 0.5
-    area: float = 0.25
-    psf: float = 0.25
-    noise: float = 0.35
-    photons: tuple[float, float] = (60.0, 3000.0)
-    read_noise: tuple[float, float] = (0.002, 0.02)
-    hot: float = 0.05
-    rounding: float = 0.5
-    jpeg: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse shares and ranges that mean nothing."""
-        shares = (self.bicubic, self.area, self.psf)
-        if min(shares) < 0 or sum(shares) <= 0:
-            raise OptionError(
-                f"shares of bicubic, area and psf are {shares}; they must be 0 or "
-                "more and not all 0"
-            )
-        for name in ("noise", "hot", "rounding", "jpeg"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise OptionError(
-                    f"{name}={getattr(self, name)!r} is not a share between 0 and 1"
-                )
-        for name in ("photons", "read_noise"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise OptionError(
-                    f"{name}={low!r},{high!r} is not a range LOW,HIGH with 0 < LOW "
-                    "<= HIGH"
-                )
-
-    def draw(
-        self, image: Image, upscale: int, grey: bool, rng: np.random.Generator
-    ) -> tuple[Image, bool]:
-        """Degrade one sample.
-
-        Parameters
-        ----------
-        image : (3, H, W) float32, nominally 0..1
-        upscale : factor between `image` and the result
-        grey : all channels are equal and must stay so
-        rng : source of all choices
-
-        Returns
-        -------
-        The small image (3, H // upscale, W // upscale) float32, and whether it is
-        what benchmarks call clean: bicubic, without noise or compression.
-        """
-        source = image[:1] if grey else image
-        shares = np.array([self.bicubic, self.area, self.psf])
-        kind = DOWNSCALES[int(rng.choice(3, p=shares / shares.sum()))]
-        small = downscale(source, upscale, kind, sigma=rng.uniform(0.4, 1.0))
-        noisy = rng.random() < self.noise
-        if noisy:
-            photons = np.exp(rng.uniform(*np.log(self.photons)))
-            read_noise = np.exp(rng.uniform(*np.log(self.read_noise)))
-            small = add_noise(small, photons, read_noise, rng)
-        hot = rng.random() < self.hot
-        if hot:
-            small = add_hot_pixels(small, rng)
-        compressed = not (noisy or grey) and rng.random() < self.jpeg
-        if compressed:
-            small = through_jpeg(small, int(rng.integers(75, 96)))
-        if rng.random() < self.rounding:
-            small = rounded(small)
-        clean = kind == "bicubic" and not (noisy or hot or compressed)
-        return np.repeat(small, 3, axis=0) if grey else small, clean
+    source = image[:1] if gray else image
+    shares = np.array([options.downscale.get(way, 0.0) for way in DOWNSCALES])
+    kind = DOWNSCALES[int(rng.choice(len(shares), p=shares / shares.sum()))]
+    lowres = downscale(source, upscale, kind, sigma=rng.uniform(0.4, 1.0))
+    noisy = rng.random() < options.noise
+    if noisy:
+        photons = np.exp(rng.uniform(*np.log(options.photons)))
+        read_noise = np.exp(rng.uniform(*np.log(options.read_noise)))
+        lowres = add_noise(lowres, photons, read_noise, rng)
+    if rng.random() < options.hot:
+        lowres = add_hot_pixels(lowres, rng)
+    if not (noisy or gray) and rng.random() < options.jpeg:
+        lowres = through_jpeg(lowres, int(rng.integers(75, 96)))
+    if rng.random() < options.rounding:
+        lowres = rounded(lowres)
+    return np.repeat(lowres, 3, axis=0) if gray else lowres

@@ -22,17 +22,29 @@ from napari_swin2sr.errors import FileError, InferenceError, OptionError, Output
 from napari_swin2sr.model.swin2sr import Layer
 from napari_swin2sr.replace import set_aside, written_beside
 from napari_swin2sr.training.attention import use_fast_attention
-from napari_swin2sr.training.data import ImageSet, Sampler
-from napari_swin2sr.training.degrade import defocused
-from napari_swin2sr.training.validate import ValidationSet
+from napari_swin2sr.training.data import FLAT, ImageSet, Sampler
+from napari_swin2sr.training.degrade import (
+    add_noise,
+    defocused,
+    degrade,
+    downscale,
+    resize_bicubic,
+)
+from napari_swin2sr.training.metrics import crop_border, psnr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.training.data import Source
     from napari_swin2sr.training.options import TrainOptions
     from napari_swin2sr.training.teacher import TeacherPool
+
+    Image = NDArray[np.float32]
 
 logger = logging.getLogger("napari_swin2sr")
 
@@ -49,8 +61,18 @@ FLOOR = 1e-6
 """Mean square error that counts as none: a quarter of an 8-bit level, squared, less
 than what rounding to 8 bits leaves. Without it nearly empty samples would rule."""
 
+VALIDATION_CROP = 64
+"""Low-resolution side of a validation crop [px]."""
+
+VALIDATION_CROPS = 6
+"""Crops of each kind of image."""
+
+VALIDATION_NOISE = (150.0, 0.01)
+"""Photons at full scale and read-out noise of the noisy copy."""
+
 STATE_NAME = "state.pt"
-"""File in the output folder from which an interrupted run continues."""
+"""File in the output folder from which an interrupted run continues. Its entry
+"optimisers" keeps that spelling, so that older runs can be continued."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +100,8 @@ class _State:
 class Trainer:
     """One training run on one device.
 
-    Parameters
-    ----------
-    network : starting weights; trained in place
-    images : training and validation images
-    options : all choices
-    folder : where the state is kept; a state found there is continued
-    pool : crops labelled by a teacher, or None
-    device : where to train
+    `network` holds the starting weights and is trained in place; the state is kept in
+    `folder`; `pool` holds crops labeled by a teacher.
     """
 
     def __init__(
@@ -111,7 +127,7 @@ class Trainer:
         self.sampler = Sampler(images.training, options.mix)
         self.validation = ValidationSet(images.validation, self.upscale)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
-        self.optimisers = optimisers(network, options.learning_rate)
+        self.optimizers = optimizers(network, options.learning_rate)
         self.state = _State()
         use_fast_attention(self.network)
         if use_bfloat16(options.precision, self.device):
@@ -119,39 +135,37 @@ class Trainer:
 
     # -- samples -----------------------------------------------------------------
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Make the samples of a step: input, truth, teacher's output or truth."""
+    def batch(self, step: int) -> tuple[torch.Tensor, ...]:
+        """Make the samples of a step: input, target, teacher's output or target."""
         rows = [self.sample(step, n) for n in range(self.options.batch)]
-        small, truth, opinion = (
+        return tuple(
             torch.from_numpy(np.stack(column)).to(self.device)
             for column in zip(*rows, strict=True)
         )
-        return small, truth, opinion
 
-    def sample(self, step: int, number: int) -> tuple[np.ndarray, ...]:
+    def sample(self, step: int, number: int) -> tuple[Image, ...]:
         """Make one sample; the same for the same seed, step and number."""
         options, u = self.options, self.upscale
         rng = np.random.default_rng([options.seed, 0, step, number])
         if self.pool is not None and rng.random() < options.teacher_share:
-            small, truth, opinion = self.pool.draw(options.patch, rng)
-            return small, truth, opinion
-        crop, grey = self.sampler.draw(u * (options.patch + 2 * MARGIN), rng)
+            return self.pool.draw(options.patch, rng)
+        crop, gray = self.sampler.draw(u * (options.patch + 2 * MARGIN), rng)
         if rng.random() < options.smooth:
             crop = defocused(crop, rng)
-        small, _ = options.degradation.draw(crop, u, grey, rng)
+        lowres = degrade(crop, u, gray, options, rng)
         inner = slice(MARGIN, MARGIN + options.patch)
         fine = slice(u * MARGIN, u * (MARGIN + options.patch))
-        truth = crop[:, fine, fine]
-        return small[:, inner, inner], truth, truth
+        target = crop[:, fine, fine]
+        return lowres[:, inner, inner], target, target
 
     # -- steps -------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do one optimiser step; return the loss."""
+        """Do one optimizer step; return the loss."""
         batch = self.batch(self.state.step)
         rate = self.options.learning_rate * schedule(self.done(), self.state.step)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
         loss = self.loss(*batch)
         self.network.zero_grad(set_to_none=True)
@@ -162,22 +176,22 @@ class Trainer:
                 f"training diverged at step {self.state.step}: the gradient is not "
                 f"finite. Choose a learning rate below {self.options.learning_rate:g}"
             )
-        for optimiser in self.optimisers:
-            optimiser.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.state.step += 1
         self._update_average()
         return float(loss.detach())
 
     def loss(
-        self, small: torch.Tensor, truth: torch.Tensor, opinion: torch.Tensor
+        self, lowres: torch.Tensor, target: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
-        """Mean absolute error to the truth and, where there is one, the teacher.
+        """Mean absolute error to the target and, where there is one, the teacher.
 
-        In the last share of the budget, what the PSNR to the truth lacks to 60 dB (see
+        In the last share of the budget, what the PSNR to the target lacks to 60 dB (see
         `FLOOR`), / 200. Intensity that a crop gains or loses costs extra.
         """
-        result = self.network.upscale_tile(small)
-        error = result - truth
+        result = self.network.upscale_tile(lowres)
+        error = result - target
         if self.done() >= 1 - self.options.psnr_share:
             square = error.square().mean(dim=(1, 2, 3))
             loss = 0.05 * torch.log10(1 + square / FLOOR).mean()
@@ -185,8 +199,8 @@ class Trainer:
             loss = error.abs().mean()
             if self.pool is not None:
                 weight = self.options.teacher_weight
-                loss = (1 - weight) * loss + weight * (result - opinion).abs().mean()
-        gained = result.mean(dim=(1, 2, 3)) - small.mean(dim=(1, 2, 3))
+                loss = (1 - weight) * loss + weight * (result - teacher).abs().mean()
+        gained = result.mean(dim=(1, 2, 3)) - lowres.mean(dim=(1, 2, 3))
         return loss + INTENSITY * gained.abs().mean()
 
     def _update_average(self) -> None:
@@ -214,9 +228,9 @@ class Trainer:
         self,
         *,
         report: Callable[[Progress], None] = lambda progress: None,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancel: CancelToken | None = None,
     ) -> list[dict[str, Any]]:
-        """Train until the budget is used or `cancelled()`; return the history.
+        """Train until the budget is used or `cancel` is set; return the history.
 
         The state is written at every validation and at the end; the averaged
         weights end up in `network` (see `use_average`).
@@ -227,7 +241,7 @@ class Trainer:
         started = self.state.seconds
         if not self.state.history:
             self._validate(None, 0.0, report)
-        while self.done() < 1 and not cancelled():
+        while self.done() < 1 and not (cancel is not None and cancel.is_set()):
             losses.append(self.step())
             now = time.monotonic()
             self.state.seconds += now - last
@@ -253,7 +267,7 @@ class Trainer:
             seconds=self.state.seconds,
             loss=loss,
             samples_per_second=rate,
-            learning_rate=self.optimisers[0].param_groups[0]["lr"],
+            learning_rate=self.optimizers[0].param_groups[0]["lr"],
             validation=scores,
         )
         self.state.history.append(asdict(progress))
@@ -268,7 +282,7 @@ class Trainer:
         stored = {
             "network": self.network.state_dict(),
             "average": self.average,
-            "optimisers": [each.state_dict() for each in self.optimisers],
+            "optimisers": [each.state_dict() for each in self.optimizers],
             "state": json.dumps(asdict(self.state)),
             "config": json.dumps(self.network.config.to_dict()),
         }
@@ -282,7 +296,7 @@ class Trainer:
             ) from error
 
     def start_anew(self) -> None:
-        """Make room for a new state; a file that is no state is kept beside it."""
+        """Forget an earlier state; a file that is no state is kept beside it."""
         path = self.folder / STATE_NAME
         if not path.exists():
             return
@@ -296,15 +310,7 @@ class Trainer:
             logger.warning("%s is no training state; kept as %s", path, kept.name)
 
     def resume(self) -> bool:
-        """Continue from the state in the folder; False if there is none.
-
-        Raises
-        ------
-        FileError
-            If the state is damaged.
-        OptionError
-            If it belongs to a network of another geometry.
-        """
+        """Continue from the state in the folder; False if there is none."""
         path = self.folder / STATE_NAME
         if not path.exists():
             return False
@@ -325,8 +331,8 @@ class Trainer:
             )
         self.network.load_state_dict(stored["network"])
         self.average = stored["average"]
-        for optimiser, state in zip(self.optimisers, states, strict=True):
-            optimiser.load_state_dict(state)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
         self.state = _State(**json.loads(stored["state"]))
         return True
 
@@ -336,7 +342,70 @@ class Trainer:
         self.network.eval()
 
 
-def optimisers(
+class ValidationSet:
+    """Fixed center crops of the held-out images, clean and noisy.
+
+    RGB stays RGB, other planes are gray.
+    """
+
+    def __init__(self, sources: Sequence[Source], upscale: int) -> None:
+        self.upscale = upscale
+        self.items: list[tuple[str, Image, Image]] = []
+        by_kind: dict[str, list[Image]] = {}
+        for source in sources:
+            size = min(upscale * VALIDATION_CROP, *source.pixels.shape[-2:])
+            size -= size % (8 * upscale)
+            y, x = ((n - size) // 2 for n in source.pixels.shape[-2:])
+            crop = source.crop(y, x, size)
+            crop = crop if source.rgb else crop[:1]
+            if crop.std() >= FLAT:
+                by_kind.setdefault(source.kind or "images", []).append(crop)
+        for kind, crops in sorted(by_kind.items()):
+            for number in np.linspace(
+                0, len(crops) - 1, min(len(crops), VALIDATION_CROPS)
+            ):
+                target = crops[int(number)]
+                clean = downscale(target, upscale, "bicubic")
+                rng = np.random.default_rng([len(self.items), 7])
+                self.items.append((kind, clean, target))
+                noisy = add_noise(clean, *VALIDATION_NOISE, rng)
+                self.items.append((f"{kind}, noisy", noisy, target))
+        self.bicubic = self._mean(
+            [
+                self._psnr(self.enlarged(lowres), target)
+                for _, lowres, target in self.items
+            ]
+        )
+
+    def enlarged(self, lowres: Image) -> Image:
+        """Bicubic interpolation of (C, h, w)."""
+        height, width = (n * self.upscale for n in lowres.shape[-2:])
+        return resize_bicubic(lowres, (height, width))
+
+    def scores(self, network: Swin2SRForImageSuperResolution) -> dict[str, float]:
+        """PSNR gain over bicubic interpolation in dB, per kind, clean and noisy."""
+        device = next(network.parameters()).device
+        values = []
+        with torch.inference_mode():
+            for _, lowres, target in self.items:
+                pixels = torch.from_numpy(lowres[None]).to(device)
+                result = network.upscale_tile(pixels)[0].float().cpu().numpy()
+                values.append(self._psnr(result, target))
+        means = self._mean(values)
+        return {name: means[name] - self.bicubic[name] for name in means}
+
+    def _psnr(self, image: Image, target: Image) -> float:
+        a, b = (crop_border(np.moveaxis(x, 0, -1), 4) for x in (image, target))
+        return min(psnr(a, b, peak=1.0), 99.0)
+
+    def _mean(self, values: list[float]) -> dict[str, float]:
+        grouped: dict[str, list[float]] = {}
+        for (name, _, _), value in zip(self.items, values, strict=True):
+            grouped.setdefault(name, []).append(value)
+        return {name: float(np.mean(found)) for name, found in grouped.items()}
+
+
+def optimizers(
     network: Swin2SRForImageSuperResolution, learning_rate: float
 ) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the matrices of the transformer's layers, Adam for everything else.

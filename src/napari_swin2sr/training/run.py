@@ -1,112 +1,93 @@
-"""A training run from the command line's point of view: prepare, train, write."""
+"""A training run: prepare, train, write the model folder and its card."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from napari_swin2sr.errors import OptionError, OutputError, WeightsError
-from napari_swin2sr.model.swin2sr import load_network, save_network
+from napari_swin2sr.model.swin2sr import save_network
 from napari_swin2sr.replace import rename_over, scratch_folder, write_bytes
-from napari_swin2sr.training.card import write_card
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
 from napari_swin2sr.training.loop import MARGIN, Trainer, use_bfloat16
-from napari_swin2sr.training.options import TrainOptions
-from napari_swin2sr.training.start import bicubic_network, enlarge_head
+from napari_swin2sr.training.start import load, starting_network
 from napari_swin2sr.training.teacher import (
     CONTEXT,
-    LABELLED_SIZE,
+    LABELED_SIZE,
     TeacherPool,
     label_crops,
 )
-from napari_swin2sr.weights.catalog import resolve_model
-from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.weights.download import file_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.training.options import TrainOptions
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 logger = logging.getLogger("napari_swin2sr")
 
 WORK_FOLDER = "training"
 """Sub-folder of the model folder with everything only training needs."""
 
-
 RECORD_NAME = "training.json"
 
 OUTPUTS = ("model.safetensors", "config.json", "README.md")
 """What training writes into the model folder, besides its record."""
 
+WARNING = """\
+**Do not measure on invented pixels.** Super-resolution fills in detail that is likely,
+not detail that was seen. Count, segment and look with it; take intensities, distances
+near the resolution limit and evidence from the original image."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to train, on what, and where to put it.
+HEADER = """\
+---
+library_name: transformers
+pipeline_tag: image-to-image
+tags: [super-resolution, swin2sr, napari-swin2sr]
+---
 
-    Attributes
-    ----------
-    folders : images
-    output : model folder to write
-    start : model to fine-tune, or None for a new network that computes bicubic
-    upscale : factor; None for that of `start`, or 2
-    embed_dim, depths, heads : geometry of a new network (upscale 2, RGB)
-    teacher : stronger model to learn from as well, or None
-    teacher_crops : crops that it labels
-    validation : share of files held out
-    device : "auto", "cpu", "cuda", "cuda:N" or "mps"
-    options : everything about the loop
-    """
-
-    folders: tuple[Path, ...]
-    output: Path
-    start: str | None = None
-    upscale: int | None = None
-    embed_dim: int = 48
-    depths: tuple[int, ...] = (4, 4)
-    heads: tuple[int, ...] = (3, 3)
-    teacher: str | None = None
-    teacher_crops: int = 1500
-    validation: float = 0.15
-    device: str = "auto"
-    options: TrainOptions = field(default_factory=TrainOptions)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work."""
-        if not 0 < self.validation < 1:
-            raise OptionError(
-                f"validation={self.validation!r} is not a share between 0 and 1"
-            )
-        if self.teacher_crops < 1:
-            raise OptionError(f"teacher_crops={self.teacher_crops!r} is not positive")
+"""
 
 
 def train(
-    plan: Plan,
+    folders: Sequence[Path],
+    output: Path,
+    options: TrainOptions,
     *,
     fresh: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda record: None,
-    cancelled: Callable[[], bool] = lambda: False,
+    cancel: CancelToken | None = None,
 ) -> Path:
     """Train a model and write its folder; continue an interrupted run.
 
     Parameters
     ----------
-    plan : what to do
-    fresh : forget the state of an earlier run in the same folder
-    report : gets one record per message or validation
-    cancelled : turns true to stop early; what was learned so far is written
+    folders : sequence of Path
+        Images to learn from.
+    output : Path
+        Model folder to write: config.json, model.safetensors, README.md (model card),
+        training.json (options, data, history) and training/ (state, may be deleted).
+    options : TrainOptions
+        Everything else.
+    fresh : bool
+        Forget the state of an earlier run in the same folder.
+    report : callable
+        Gets one record per message or validation.
+    cancel : CancelToken, optional
+        When set, training stops early; what was learned so far is written.
 
     Returns
     -------
-    The model folder: config.json, model.safetensors, README.md (model card),
-    training.json (options, data, history) and training/ (state, may be deleted).
+    Path
+        The model folder.
 
     Raises
     ------
@@ -115,49 +96,62 @@ def train(
     OutputError
         If the output folder has files of these names that training did not write.
     """
-    check_output(plan.output)
-    if plan.options.threads is not None:
-        torch.set_num_threads(plan.options.threads)
-    device = pick_device(plan.device)
-    network = starting_network(plan)
-    side = plan.options.patch + 2 * MARGIN
-    if plan.teacher is not None:
-        side = max(side, LABELLED_SIZE + 2 * CONTEXT)
+    check_output(output)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = pick_device(options.device)
+    network = starting_network(options)
+    side = options.patch + 2 * MARGIN
+    if options.teacher is not None:
+        side = max(side, LABELED_SIZE + 2 * CONTEXT)
     images = load_images(
-        plan.folders,
+        folders,
         min_size=network.config.upscale * side,
-        validation=plan.validation,
+        validation=options.validation,
     )
+
+    def say(text: str) -> None:
+        report({"event": "message", "message": text})
+
     kinds = ", ".join(f"{n} {kind or 'images'}" for kind, n in images.kinds.items())
-    report(_message(f"training on {kinds}; {len(images.skipped)} files left out"))
-    work = plan.output / WORK_FOLDER
-    trainer = Trainer(network, images, plan.options, work, device=device)
+    say(f"training on {kinds}; {len(images.skipped)} files left out")
+    work = output / WORK_FOLDER
+    trainer = Trainer(network, images, options, work, device=device)
     if fresh:
         trainer.start_anew()
     elif trainer.resume():
-        report(_message(f"continuing at step {trainer.state.step}"))
-    trainer.pool = _teacher_pool(
-        plan, images, trainer.upscale, work, device, report, cancelled
-    )
-    trainer.note_run(describe(plan))
+        say(f"continuing at step {trainer.state.step}")
+    if options.teacher is not None:
+        trainer.pool = _teacher_pool(trainer, images, options.teacher, say, cancel)
+    trainer.note_run(describe(folders, options))
     trainer.run(
         report=lambda progress: report({"event": "validation", **asdict(progress)}),
-        cancelled=cancelled,
+        cancel=cancel,
     )
     trainer.use_average()
-    return _write(plan, trainer, images)
+    _write(output, trainer, images)
+    return output
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(folders: Sequence[Path], options: TrainOptions) -> dict[str, Any]:
     """Every option of a run as plain values; folders by name only."""
-    record = asdict(plan)
-    record["folders"] = [folder.resolve().name for folder in plan.folders]
+    record = {"folders": [f.resolve().name for f in folders], **asdict(options)}
     for name in ("start", "teacher"):
         if record[name] is not None:
             record[name] = Path(record[name]).name
-    del record["output"]
-    plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(record))
     return plain
+
+
+def flat_options(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a recorded run, which older records nest."""
+    flat = dict(run)
+    for inner in ("options", "degradation"):
+        flat |= flat.pop(inner, {})
+    if "downscale" not in flat:
+        flat["downscale"] = {way: flat.pop(way) for way in ("bicubic", "area", "psf")}
+    del flat["from_step"]
+    return flat
 
 
 def pick_device(name: str) -> torch.device:
@@ -174,85 +168,50 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def starting_network(plan: Plan) -> Swin2SRForImageSuperResolution:
-    """Load the model to fine-tune, or make one that interpolates bicubically."""
-    if plan.start is not None:
-        network = load(plan.start)
-        if network.config.upscale < 2 or network.config.num_channels != 3:
-            raise WeightsError(
-                plan.start,
-                f"it has upscale {network.config.upscale} and "
-                f"{network.config.num_channels} channel(s)",
-                "Only RGB models that enlarge can be fine-tuned",
-            )
-        if plan.upscale in (None, network.config.upscale):
-            return network
-        return enlarge_head(network, plan.upscale)
-    if plan.upscale not in (None, 2):
-        raise OptionError(
-            f"upscale={plan.upscale} without a model to start from: a new network has "
-            "upscale 2. Name one with --from, such as default"
-        )
-    torch.manual_seed(plan.options.seed)
-    config = Swin2SRConfig(
-        embed_dim=plan.embed_dim,
-        depths=plan.depths,
-        num_heads=plan.heads,
-        upsampler="pixelshuffledirect",
-        upscale=2,
-        drop_path_rate=0.0,
-    )
-    return bicubic_network(config)
-
-
-def load(name_or_path: str) -> Swin2SRForImageSuperResolution:
-    """Load a model by name, folder or file."""
-    resolved = resolve_model(name_or_path)
-    return load_network(resolved.path, config=resolved.config)
-
-
 def _teacher_pool(
-    plan: Plan,
+    trainer: Trainer,
     images: ImageSet,
-    upscale: int,
-    work: Path,
-    device: torch.device,
-    report: Callable[[Mapping[str, Any]], None],
-    cancelled: Callable[[], bool],
-) -> TeacherPool | None:
-    if plan.teacher is None:
-        return None
-    path = work / f"teacher-{plan.teacher_crops}-{plan.options.seed}.npz"
+    name: str,
+    say: Callable[[str], None],
+    cancel: CancelToken | None,
+) -> TeacherPool:
+    """Let the teacher label crops, or read those of an earlier run."""
+    options = trainer.options
+    path = trainer.folder / f"teacher-{options.teacher_crops}-{options.seed}.npz"
     if path.exists():
-        return TeacherPool.load(path)
-    teacher = load(plan.teacher).to(device)
-    if (teacher.config.upscale, teacher.config.num_channels) != (upscale, 3):
+        try:
+            return TeacherPool.load(path)
+        except Exception as error:  # an older layout, or damaged
+            logger.warning(
+                "%s cannot be read (%s); the teacher labels its crops again",
+                *(path, type(error).__name__),
+            )
+    teacher = load(name).to(trainer.device)
+    if (teacher.config.upscale, teacher.config.num_channels) != (trainer.upscale, 3):
         raise WeightsError(
-            plan.teacher,
-            f"as a teacher it would have to be an RGB model with upscale {upscale}; it "
-            f"has {teacher.config.num_channels} channel(s) and upscale "
-            f"{teacher.config.upscale}",
+            name,
+            f"as a teacher it would have to be an RGB model with upscale "
+            f"{trainer.upscale}; it has {teacher.config.num_channels} channel(s) and "
+            f"upscale {teacher.config.upscale}",
             "Choose another teacher, or train without one",
         )
-    work.mkdir(parents=True, exist_ok=True)
+    trainer.folder.mkdir(parents=True, exist_ok=True)
+    bf16 = use_bfloat16(options.precision, trainer.device)
     pool = label_crops(
         teacher,
-        Sampler(images.training, plan.options.mix),
-        plan.teacher_crops,
-        plan.options.seed,
-        precision="bf16" if use_bfloat16(plan.options.precision, device) else "fp32",
-        progress=lambda text: report(_message(text)),
-        cancelled=cancelled,
+        Sampler(images.training, options.mix),
+        options.teacher_crops,
+        options.seed,
+        precision="bf16" if bf16 else "fp32",
+        progress=say,
+        cancel=cancel,
     )
     pool.save(path)
     return pool
 
 
-def _message(text: str) -> dict[str, str]:
-    return {"event": "message", "message": text}
-
-
-def _write(plan: Plan, trainer: Trainer, images: ImageSet) -> Path:
+def _write(output: Path, trainer: Trainer, images: ImageSet) -> None:
+    """Replace the files of the model folder, so that a kill leaves no foreign one."""
     record = {
         "runs": trainer.state.runs,
         "data": {
@@ -263,32 +222,25 @@ def _write(plan: Plan, trainer: Trainer, images: ImageSet) -> Path:
         "bicubic": trainer.validation.bicubic,
         "history": trainer.state.history,
     }
-    check_output(plan.output)
-    name, config = plan.output.resolve().name, trainer.network.config
-    with scratch_folder(plan.output / "model") as new:
+    check_output(output)
+    with scratch_folder(output / "model") as new:
         save_network(trainer.network, new)
-        write_card(new, name, record, config)
+        text = HEADER + card(output.resolve().name, record, trainer.network.config)
+        (new / "README.md").write_text(text, "utf-8")
         # The hashes come first, and the old ones stay, so that after a kill at any
         # moment all files are known as training's own.
         record["written"] = {
-            file: sorted({*_hash(new / file), *_hash(plan.output / file)})
+            file: sorted({*_hash(new / file), *_hash(output / file)})
             for file in OUTPUTS
         }
         text = json.dumps(record, indent=1, default=str) + "\n"
-        write_bytes(plan.output / RECORD_NAME, text.encode())
+        write_bytes(output / RECORD_NAME, text.encode())
         for file in OUTPUTS:
-            rename_over(new / file, plan.output / file)
-    return plan.output
+            rename_over(new / file, output / file)
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder in which training would replace what it has not written.
-
-    Raises
-    ------
-    OutputError
-        With the files that are in the way.
-    """
+    """Refuse a folder in which training would replace what it has not written."""
     record, foreign = folder / RECORD_NAME, []
     known: dict[str, set[str]] = {}
     if os.path.lexists(record):
@@ -313,3 +265,55 @@ def _hash(path: Path) -> set[str]:
     if not os.path.lexists(path):
         return set()
     return {file_sha256(path)} if path.is_file() else {"no file"}
+
+
+def card(name: str, record: Mapping[str, Any], config: Swin2SRConfig) -> str:
+    """Return the text of a model card."""
+    lines = [
+        f"# {name}",
+        "",
+        f"Swin2SR x{config.upscale}: width {config.embed_dim}, layers "
+        f"{list(config.depths)}, heads {list(config.num_heads)}, window "
+        f"{config.window_size}, head `{config.upsampler}`. Written by "
+        "`napari-swin2sr train`; loads in napari-swin2sr and in transformers.",
+        "",
+        WARNING,
+        "",
+        "## Data",
+        "",
+        "| kind | files for training |",
+        "|---|---|",
+    ]
+    data = record["data"]
+    lines += [f"| {k or 'images'} | {n} |" for k, n in data["training_files"].items()]
+    lines += [
+        "",
+        f"{len(data['held_out'])} files were held out for validation (listed in "
+        f"`training.json`), {data['left_out']} could not be used.",
+        "",
+        "## Validation on the held-out files",
+        "",
+        "PSNR in dB on linear values, center crops; *noisy*: 150 photons at full scale "
+        "and 1 % read-out noise.",
+        "",
+        "| images | bicubic | this model |",
+        "|---|---|---|",
+    ]
+    final = record["history"][-1]["validation"]
+    lines += [
+        f"| {kind} | {value:.2f} | {value + final[kind]:.2f} |"
+        for kind, value in record["bicubic"].items()
+    ]
+    lines += ["", "## Training", ""]
+    for number, run in enumerate(record["runs"], 1):
+        shown = [
+            f"`{k}={v}`" for k, v in flat_options(run).items() if v not in (None, {})
+        ]
+        lines.append(f"{number}. from step {run['from_step']}: {', '.join(shown)}")
+    steps = record["history"][-1]
+    lines += [
+        "",
+        f"{steps['step']} steps in {steps['seconds'] / 60:.0f} minutes on the clock.",
+        "",
+    ]
+    return "\n".join(lines)

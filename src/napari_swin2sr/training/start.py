@@ -1,4 +1,4 @@
-"""Networks to start training from: one that computes bicubic interpolation."""
+"""Networks to start training from: another model, or bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -8,34 +8,61 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from napari_swin2sr.errors import OptionError
+from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution, load_network
 from napari_swin2sr.training.degrade import keys_cubic
+from napari_swin2sr.weights.catalog import resolve_model
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 if TYPE_CHECKING:
-    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
-    from napari_swin2sr.weights.config import Swin2SRConfig
+    from napari_swin2sr.training.options import TrainOptions
+
+
+def starting_network(options: TrainOptions) -> Swin2SRForImageSuperResolution:
+    """Load the model to fine-tune, or make one that interpolates bicubically."""
+    if options.start is not None:
+        network = load(options.start)
+        if network.config.upscale < 2 or network.config.num_channels != 3:
+            raise WeightsError(
+                options.start,
+                f"it has upscale {network.config.upscale} and "
+                f"{network.config.num_channels} channel(s)",
+                "Only RGB models that enlarge can be fine-tuned",
+            )
+        if options.upscale in (None, network.config.upscale):
+            return network
+        return enlarge_head(network, options.upscale)
+    if options.upscale not in (None, 2):
+        raise OptionError(
+            f"upscale={options.upscale} without a model to start from: a new network "
+            "has upscale 2. Name a model with --from, such as default"
+        )
+    torch.manual_seed(options.seed)
+    config = Swin2SRConfig(
+        embed_dim=options.embed_dim,
+        depths=options.depths,
+        num_heads=options.heads,
+        upsampler="pixelshuffledirect",
+        upscale=2,
+        drop_path_rate=0.0,
+    )
+    return bicubic_network(config)
+
+
+def load(name_or_path: str) -> Swin2SRForImageSuperResolution:
+    """Load a model by name, folder or file."""
+    resolved = resolve_model(name_or_path)
+    return load_network(resolved.path, config=resolved.config)
 
 
 def bicubic_network(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
     """Make a network that interpolates bicubically before it has learned anything.
 
-    The first convolution copies the 3 x 3 neighbourhood of every colour into
-    3 * 9 features, the convolution of the head combines a 3 x 3 neighbourhood of
-    those, so together they see the 5 x 5 pixels that the Keys cubic (a = -0.5) needs
-    for all phases. Everything between contributes nothing yet, but has gradients.
-
-    Parameters
-    ----------
-    config : a geometry with the head "pixelshuffledirect", upscale 2, one image
-        channel or more and embed_dim >= 9 * channels
-
-    Raises
-    ------
-    OptionError
-        If the geometry cannot hold the interpolation.
+    The first convolution copies the 3 x 3 neighborhood of every color into 3 * 9
+    features, the convolution of the head combines a 3 x 3 neighborhood of those, so
+    together they see the 5 x 5 pixels that the Keys cubic (a = -0.5) needs for all
+    phases. Everything between contributes nothing yet, but has gradients.
     """
-    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
-
     channels, features = config.num_channels, config.embed_dim
     if config.upsampler != "pixelshuffledirect" or features < 9 * channels:
         raise OptionError(
@@ -46,7 +73,7 @@ def bicubic_network(config: Swin2SRConfig) -> Swin2SRForImageSuperResolution:
     if config.upscale != 2:
         raise OptionError(
             f"upscale={config.upscale} cannot start as bicubic interpolation, whose "
-            "5 x 5 neighbourhood is derived for 2; fine-tune a model of that factor "
+            "5 x 5 neighborhood is derived for 2; fine-tune a model of that factor "
             "with --from instead"
         )
     network = Swin2SRForImageSuperResolution(config)
@@ -80,19 +107,7 @@ def enlarge_head(
 
     Each of the new output pixels begins as the old head's nearest output pixel, so
     that training starts from the old model's result, repeated.
-
-    Parameters
-    ----------
-    network : with the head "pixelshuffledirect"
-    upscale : a multiple of the network's factor
-
-    Raises
-    ------
-    OptionError
-        If the head is another one, or the factor no multiple.
     """
-    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
-
     config, old = network.config, network.config.upscale
     if config.upsampler != "pixelshuffledirect" or upscale % old:
         raise OptionError(
@@ -123,7 +138,7 @@ def _phase_kernels() -> list[tuple[np.ndarray, np.ndarray]]:
 def _split_kernel(kernel: np.ndarray) -> np.ndarray:
     """Write a 5 x 5 kernel as 3 x 3 positions of 3 x 3 taps, (9, 3, 3).
 
-    Every one of the 25 offsets is reached by the centre tap moved as far as it goes
+    Every one of the 25 offsets is reached by the center tap moved as far as it goes
     and by the remaining step of the other convolution.
     """
     taps = np.zeros((9, 3, 3))

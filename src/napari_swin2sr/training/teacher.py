@@ -1,4 +1,4 @@
-"""A bounded pool of clean crops labelled by a stronger model, computed once."""
+"""A bounded pool of clean crops labeled by a stronger model, computed once."""
 
 from __future__ import annotations
 
@@ -20,65 +20,67 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.training.data import Sampler
 
-LABELLED_SIZE = 48
-"""Low-resolution side of a labelled crop [px]; training cuts smaller ones from it."""
+LABELED_SIZE = 48
+"""Low-resolution side of a labeled crop [px]; training cuts smaller ones from it."""
 
 CONTEXT = 8
 """Low-resolution pixels around it that only the teacher sees."""
 
 
 class TeacherPool:
-    """Crops, their clean low-resolution sides and the teacher's opinion of them.
+    """Clean low-resolution crops, their targets and the teacher's output.
 
-    Parameters
-    ----------
-    small : (N, 3, s, s) float16, network input
-    truth, opinion : (N, 3, u*s, u*s) float16, high resolution and teacher's output
+    All float16: `lowres` (N, 3, s, s), `target` and `output` (N, 3, u*s, u*s).
     """
 
     def __init__(
         self,
-        small: NDArray[np.float16],
-        truth: NDArray[np.float16],
-        opinion: NDArray[np.float16],
+        lowres: NDArray[np.float16],
+        target: NDArray[np.float16],
+        output: NDArray[np.float16],
     ) -> None:
-        self.small, self.truth, self.opinion = small, truth, opinion
-        self.upscale = truth.shape[-1] // small.shape[-1]
+        self.lowres, self.target, self.output = lowres, target, output
+        self.upscale = target.shape[-1] // lowres.shape[-1]
 
     def __len__(self) -> int:
-        return len(self.small)
+        return len(self.lowres)
 
     def draw(
         self, size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Return a window of a random crop: input, truth and teacher's output."""
+    ) -> tuple[NDArray[np.float32], ...]:
+        """Return a window of a random crop: input, target and teacher's output."""
         number, orientation = int(rng.integers(len(self))), int(rng.integers(8))
-        y, x = (int(v) for v in rng.integers(0, self.small.shape[-1] - size + 1, 2))
-        u = self.upscale
-        parts = (
-            self.small[number, :, y : y + size, x : x + size],
-            self.truth[number, :, u * y : u * (y + size), u * x : u * (x + size)],
-            self.opinion[number, :, u * y : u * (y + size), u * x : u * (x + size)],
+        y, x = (int(v) for v in rng.integers(0, self.lowres.shape[-1] - size + 1, 2))
+        return tuple(
+            np.ascontiguousarray(
+                turn(
+                    part[
+                        number, :, u * y : u * (y + size), u * x : u * (x + size)
+                    ].astype(np.float32),
+                    orientation,
+                )
+            )
+            for u, part in (
+                (1, self.lowres),
+                (self.upscale, self.target),
+                (self.upscale, self.output),
+            )
         )
-        small, truth, opinion = (
-            np.ascontiguousarray(turn(part.astype(np.float32), orientation))
-            for part in parts
-        )
-        return small, truth, opinion
 
     def save(self, path: Path) -> None:
         """Write the pool, so that a resumed run need not compute it again."""
         with written_beside(path) as part, part.open("wb") as file:
-            np.savez(file, small=self.small, truth=self.truth, opinion=self.opinion)
+            np.savez(file, lowres=self.lowres, target=self.target, output=self.output)
 
     @classmethod
     def load(cls, path: Path) -> TeacherPool:
         """Read what `save` wrote."""
         with np.load(path) as stored:
-            return cls(stored["small"], stored["truth"], stored["opinion"])
+            return cls(stored["lowres"], stored["target"], stored["output"])
 
 
 def label_crops(
@@ -89,28 +91,23 @@ def label_crops(
     *,
     precision: str = "fp32",
     progress: Callable[[str], None],
-    cancelled: Callable[[], bool],
+    cancel: CancelToken | None = None,
 ) -> TeacherPool:
-    """Let the teacher upscale `count` random crops.
+    """Let the teacher upscale `count` random crops; `cancel` raises Cancelled.
 
     They are kept in float16, next to which the error of `precision` "bf16" (80 dB) is
     no loss.
-
-    Raises
-    ------
-    Cancelled
-        If `cancelled()` turns true on the way.
     """
     device = teacher.device
     upscale_tile = prepare(teacher.eval(), device, precision)
-    u, s = teacher.config.upscale, LABELLED_SIZE
-    small = np.empty((count, 3, s, s), np.float16)
-    truth = np.empty((count, 3, u * s, u * s), np.float16)
-    opinion = np.empty_like(truth)
+    u, s = teacher.config.upscale, LABELED_SIZE
+    lowres = np.empty((count, 3, s, s), np.float16)
+    target = np.empty((count, 3, u * s, u * s), np.float16)
+    output = np.empty_like(target)
     reported = time.monotonic()
     for number in range(count):
-        if cancelled():
-            raise Cancelled("cancelled while the teacher labelled crops")
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("cancelled while the teacher labeled crops")
         rng = np.random.default_rng([seed, 1, number])
         crop, _ = sampler.draw(u * (s + 2 * CONTEXT), rng)
         low = downscale(crop, u, "bicubic")
@@ -118,13 +115,13 @@ def label_crops(
             low = rounded(low)
         with torch.inference_mode():
             pixels = torch.from_numpy(low[None]).float().to(device)
-            output = upscale_tile(pixels)[0].float().cpu().numpy()
+            result = upscale_tile(pixels)[0].float().cpu().numpy()
         inner = slice(CONTEXT, CONTEXT + s)
         fine = slice(u * CONTEXT, u * (CONTEXT + s))
-        small[number] = low[:, inner, inner]
-        truth[number] = crop[:, fine, fine]
-        opinion[number] = output[:, fine, fine]
+        lowres[number] = low[:, inner, inner]
+        target[number] = crop[:, fine, fine]
+        output[number] = result[:, fine, fine]
         if time.monotonic() - reported > 20:
             reported = time.monotonic()
             progress(f"teacher: {number + 1} of {count} crops")
-    return TeacherPool(small, truth, opinion)
+    return TeacherPool(lowres, target, output)
