@@ -99,11 +99,12 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
     from PIL import Image
 
     from napari_swin2sr import upscale_file
+    from napari_swin2sr.image.resample import block_means
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = sample()
-    small = halve(target)
+    small = block_means(target, (0, 1))  # as a camera bins pixels
     source, output = folder / "input.tif", folder / "result.tif"
     tifffile.imwrite(source, small, photometric="rgb")
 
@@ -141,14 +142,6 @@ def sample() -> Image8:
 
     image: Image8 = data.immunohistochemistry()
     return image
-
-
-def halve(image: Image8) -> Image8:
-    """Return the means of 2x2 pixels of an (H, W, 3) uint8 image, as a camera bins."""
-    h, w, samples = image.shape
-    means = image.reshape(h // 2, 2, w // 2, 2, samples).mean(axis=(1, 3))
-    halved: Image8 = means.round().astype(image.dtype)
-    return halved
 
 
 def compare(image: Image8, target: Image8) -> Score:

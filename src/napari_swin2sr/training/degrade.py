@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from napari_swin2sr.errors import OptionError
+from napari_swin2sr.image.resample import keys_cubic
 from napari_swin2sr.training.options import DOWNSCALES
 
 if TYPE_CHECKING:
@@ -79,14 +80,6 @@ def _taps(n_in: int, n_out: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]
     return mirrored[:, used], weight[:, used].astype(np.float32)
 
 
-def keys_cubic(x: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Cubic convolution kernel of Keys with a = -0.5, support (-2, 2)."""
-    a = np.abs(np.asarray(x, np.float64))
-    near = (1.5 * a - 2.5) * a * a + 1
-    far = ((-0.5 * a + 2.5) * a - 4) * a + 2
-    return np.where(a <= 1, near, np.where(a < 2, far, 0.0))
-
-
 def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Image:
     """Make the low-resolution image that an `upscale` times finer one belongs to.
 
@@ -94,24 +87,21 @@ def downscale(image: Image, upscale: int, kind: str, sigma: float = 0.7) -> Imag
     corners; `kind` is one of `DOWNSCALES`, `sigma` the width of "psf" in pixels of
     `image`. H and W are multiples of `upscale`.
     """
+    if kind not in DOWNSCALES:
+        raise OptionError(f"downscale={kind!r} is not one of {', '.join(DOWNSCALES)}")
     channels, height, width = image.shape
-    small = (height // upscale, width // upscale)
+    shape = (height // upscale, width // upscale)
     if kind == "bicubic":
-        return resize_bicubic(image, small)
+        return resize_bicubic(image, shape)
+    used = slice(None)
     if kind == "psf":
         image = blurred(image, sigma)
-    elif kind != "area":
-        raise OptionError(f"downscale={kind!r} is not one of {', '.join(DOWNSCALES)}")
-    blocks = image.reshape(channels, small[0], upscale, small[1], upscale)
-    if kind == "area" or upscale % 2 == 0:
-        # For an even factor the center of a large pixel lies between four small
-        # ones; their mean keeps the grid in place.
-        if kind == "psf" and upscale > 2:
-            middle = slice(upscale // 2 - 1, upscale // 2 + 1)
-            blocks = blocks[:, :, middle, :, middle]
-        mean: Image = blocks.mean(axis=(2, 4), dtype=np.float32)
-        return mean
-    return np.ascontiguousarray(blocks[:, :, upscale // 2, :, upscale // 2])
+        # The middle pixel of a block; for an even factor the mean of the middle ones,
+        # between which the center of the large pixel lies.
+        used = slice((upscale - 1) // 2, upscale // 2 + 1)
+    blocks = image.reshape(channels, shape[0], upscale, shape[1], upscale)
+    mean: Image = blocks[:, :, used, :, used].mean(axis=(2, 4), dtype=np.float32)
+    return mean
 
 
 def blurred(image: Image, sigma: float) -> Image:

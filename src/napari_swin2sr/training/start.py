@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.image.resample import keys_cubic
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution, load_network
-from napari_swin2sr.training.degrade import keys_cubic
 from napari_swin2sr.weights.catalog import resolve_model
 from napari_swin2sr.weights.config import Swin2SRConfig
 
