@@ -26,8 +26,8 @@ from skimage.data import camera
 
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin import warmup
 from napari_swin2sr.plugin.live.layer import add_live_layer, live_layers
+from napari_swin2sr.plugin.worker import warm_up
 
 SIDE, CHUNK = 30_000, 2048
 
@@ -49,8 +49,7 @@ def main() -> None:
     """Measure and print."""
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
     viewer.add_image(np.zeros((9, 9), np.uint8))  # the first layer pays for OpenGL
-    warmup.warm_up()  # as opening the widget does
-    warmup._thread.join()
+    warm_up().join()  # as opening the widget does
     QTest.qWait(500)
     process = psutil.Process()
     before = process.memory_info().rss

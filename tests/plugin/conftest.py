@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from napari_swin2sr.image.record import SpatialImage
-from napari_swin2sr.plugin.live.resample import slices_at, tile_grid
+from napari_swin2sr.plugin.live.pyramid import tile_grid
+from napari_swin2sr.tiles.chunks import ChunkGrid
 from napari_swin2sr.weights.config import Swin2SRConfig
 
 os.environ.setdefault(
@@ -63,7 +64,7 @@ class CountingLevel:
         self.gate.wait(20)
         if self.error is not None:
             raise self.error
-        where = slices_at(self.chunks, index)
+        where = ChunkGrid.from_sizes(self.chunks).slices_at(index)
         block = self.source[
             tuple(
                 slice(part.start // self.upscale, part.stop // self.upscale)
@@ -188,7 +189,7 @@ def fake_run(monkeypatch, fake_model):
     import napari_swin2sr.upscale
     from napari_swin2sr.image.axes import resolve_axes
     from napari_swin2sr.image.intensity import ValueRange
-    from napari_swin2sr.plugin import jobs
+    from napari_swin2sr.plugin import modes
     from napari_swin2sr.tiles.lazy import LazyUpscaled
     from napari_swin2sr.tiles.plan import plan_tiles
 
@@ -203,7 +204,7 @@ def fake_run(monkeypatch, fake_model):
             raise fake_model.error
         return tiles.repeat(2, -1).repeat(2, -2)
 
-    block.upscale = fake_model.upscale
+    block.upscale, block.config = fake_model.upscale, fake_model.config
     block.name, block.sha256 = "fake", "0" * 64
 
     def plan(image, options, report, token):
@@ -215,8 +216,8 @@ def fake_run(monkeypatch, fake_model):
     fake_model.lazy_of = lambda pixels: plan(
         SpatialImage(data=pixels, axes="YX"), None, None, None
     )
-    monkeypatch.setattr(jobs, "plan", plan)
-    monkeypatch.setattr(jobs, "find_model", lambda options, report, token: fake_model)
+    monkeypatch.setattr(modes, "plan", plan)
+    monkeypatch.setattr(modes, "find_model", lambda options, report, token: fake_model)
     monkeypatch.setattr(napari_swin2sr.upscale, "provenance", lambda lazy: {})
     return fake_model
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import re
 import shlex
 import threading
 import time
@@ -13,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from napari.layers import Labels
+from napari.utils.progress import progress
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QLabel, QProgressBar, QPushButton
 
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin import widget as widget_module
 from napari_swin2sr.plugin.live.layer import live_layers
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, REGION
-from napari_swin2sr.plugin.placement import METADATA_KEY
+from napari_swin2sr.plugin.placement import METADATA_KEY, visible_region
 from napari_swin2sr.plugin.widget import SuperResolutionWidget
 
 PIXELS = (np.arange(64 * 48).reshape(64, 48) % 251).astype(np.uint8)
@@ -66,19 +67,18 @@ def button(widget, text):
 
 
 def press(widget, text):
-    """Press a button as a person does; one that is off does nothing."""
-    QApplication.processEvents()
-    widget.flush_estimate()
+    """Press a button as a person does: one that is off does nothing."""
+    QTest.qWait(200)
     button(widget, text).click()
 
 
 def texts(widget):
     """Return all that the widget says, after what was last done to it."""
-    widget.flush_estimate()
+    QTest.qWait(250)
     return "\n".join(label.text() for label in widget.native.findChildren(QLabel))
 
 
-def chosen(widget):
+def options_of(widget):
     """Return the options that the widget would use, as it copies them."""
     called = {}
 
@@ -95,25 +95,25 @@ def chosen(widget):
     return UpscaleOptions(**called)
 
 
-def test_there_is_one_editor_per_option_with_its_default(widget):
-    form = widget._form
+def test_there_is_one_editor_per_option_with_its_default(viewer, widget):
+    viewer.add_image(PIXELS)
     for field in dataclasses.fields(UpscaleOptions):
-        editor = form.editor(field.name)
-        assert editor.tooltip == field.metadata["help"]
+        editor = widget[field.name]
+        assert html.unescape(editor.tooltip) == f"<qt>{field.metadata['help']}</qt>"
         if field.metadata["choices"]:
             assert tuple(editor.choices) == tuple(field.metadata["choices"])
-    assert form.chosen() == UpscaleOptions()
-    assert {"default", "classical-x4"} <= set(form.choices)
-    assert "MB" in form.about.text()
+    assert options_of(widget) == UpscaleOptions(axes="YX")
+    assert {"default", "classical-x4"} <= set(widget["model"].choices)
+    assert "MB" in texts(widget)
 
 
 def test_the_models_stay_when_layers_change(viewer, widget):
     widget["model"].value = "classical-x4"
     viewer.add_image(PIXELS)
     assert widget["model"].value == "classical-x4"
-    assert len(widget["model"].choices) == len(widget._form.choices) > 4
+    assert len(widget["model"].choices) > 4
     assert widget["model"].current_choice == "classical-x4  (x4)"
-    assert "downloaded on first use" in widget._form.about.text()
+    assert "downloaded on first use" in texts(widget)
 
 
 def test_the_layer_follows_the_active_one_and_axes_follow_the_layer(viewer, widget):
@@ -146,55 +146,71 @@ def test_what_was_typed_stays_when_other_layers_come_and_go(viewer, widget, tmp_
 def test_unticking_rgb_makes_samples_channels(viewer, widget):
     viewer.add_image(np.zeros((8, 9, 3), np.uint8), rgb=True)
     widget["rgb"].value = False
-    assert widget._form.chosen().axes == "YXC"
+    assert options_of(widget).axes == "YXC"
 
 
 def test_labels_are_refused_with_a_reason_and_run_is_off(viewer, widget, errors):
     viewer.add_layer(Labels(np.zeros((8, 8), int), name="cells"))
-    widget._show_forecast()
-    assert "object numbers" in widget._forecast.text()
-    assert not widget._start.enabled
+    assert "object numbers" in texts(widget)
+    assert not button(widget, "Run").isEnabled()
     widget.run()
     assert "object numbers" in errors[0]
 
 
 def test_when_the_last_layer_goes_run_goes_off(viewer, widget):
     layer = viewer.add_image(PIXELS)
-    widget._show_forecast()
-    assert widget._start.enabled
+    texts(widget)
+    assert button(widget, "Run").isEnabled()
     viewer.layers.remove(layer)
-    widget._show_forecast()
+    assert "no layer" in texts(widget)
     assert widget.layer is None
-    assert not widget._start.enabled
-    assert "no layer" in widget._forecast.text()
+    assert not button(widget, "Run").isEnabled()
 
 
-def test_the_forecast_tells_size_tiles_and_wrong_options(viewer, widget):
+def test_the_estimate_tells_size_tiles_and_wrong_options(viewer, widget):
     viewer.add_image(PIXELS, name="a")
-    widget._show_forecast()
-    assert "128 x 96 (12.3 kB), 1 tile" in widget._forecast.text()
-    widget["halo"].value = "12"
-    widget._show_forecast()
-    assert "use 16" in widget._forecast.text()
-    widget["halo"].value = "a lot"
-    widget._show_forecast()
-    assert "a lot" in widget._forecast.text()
+    widget["mode"].value = MEMORY
+    assert "128 x 96 (12.3 kB), 1 tile" in texts(widget)
+    assert button(widget, "Run").isEnabled()
+    for wrong, advice in (("12", "use 16"), ("a lot", "a lot")):
+        widget["halo"].value = wrong
+        assert advice in texts(widget)
+        assert not button(widget, "Run").isEnabled()
+
+
+def test_axes_that_do_not_fit_are_said_and_run_is_off(viewer, widget):
+    viewer.add_image(np.zeros((2, 1, 1, 1, 8, 8), np.uint8))
+    widget["axes"].value = "TCZYX"
+    assert "axes" in texts(widget)
+    assert not button(widget, "Run").isEnabled()
+
+
+def test_the_estimate_of_the_view_is_not_that_of_the_image(viewer, widget):
+    layer = viewer.add_image(np.zeros((4000, 4000), np.uint8), name="a")
+    widget["mode"].value = REGION
+    look_at(viewer, (2000, 2000), 100)
+    (top, bottom), (left, right) = visible_region(viewer, layer)
+    assert f"{bottom - top} x {right - left} px in view" in texts(widget)
+    assert bottom - top < 200
+    widget["mode"].value = LIVE
+    viewer.reset_view()
+    assert "shows the original until you zoom in" in texts(widget)
 
 
 def test_value_ranges(viewer, widget):
     viewer.add_image(PIXELS, contrast_limits=(3, 77))
     editor = widget["value_range"]
     editor.value = "contrast limits of the layer"
-    assert widget._form.chosen().value_range == (3, 77)
+    assert options_of(widget).value_range == (3, 77)
     editor.value = "given:"
     widget["range_text"].value = "5, 80"
-    assert widget._form.chosen().value_range == (5, 80)
+    assert options_of(widget).value_range == (5, 80)
     widget["range_text"].value = "0,1; 0,2"
-    assert widget._form.chosen().value_range == ((0, 1), (0, 2))
+    assert options_of(widget).value_range == ((0, 1), (0, 2))
     editor.value = "data"
-    assert widget._form.chosen().value_range == "data"
-    widget._form.restore()
-    assert widget._form.chosen().value_range is None
+    assert options_of(widget).value_range == "data"
+    press(widget, "Restore defaults")
+    assert options_of(widget).value_range is None
 
 
 def test_in_memory(viewer, widget, fake_run, finish, errors):
@@ -208,10 +224,11 @@ def test_in_memory(viewer, widget, fake_run, finish, errors):
     assert new.units == layer.units
     assert new.metadata[METADATA_KEY]["model"] == "fake"
     assert threading.main_thread() not in fake_run.threads
-    assert widget._status.text() == "Done"
-    assert widget._start.enabled
-    assert not widget._stop.enabled
-    assert widget._progress.value == widget._progress.max
+    assert "Done" in texts(widget)
+    assert button(widget, "Run").isEnabled()
+    assert not button(widget, "Cancel").isEnabled()
+    bar = widget.native.findChild(QProgressBar)
+    assert bar.value() == bar.maximum()
 
 
 def test_live(viewer, widget, fake_run, finish):
@@ -263,7 +280,7 @@ def test_following_the_view_keeps_one_preview(
         viewer.scene.camera.center = center
         viewer.scene.camera.zoom = min(viewer.canvas.size) / 10
         count = fake_run.calls
-        wait_until(lambda n=count: fake_run.calls > n and widget._run is None)
+        wait_until(lambda n=count: fake_run.calls > n and not widget.running)
     assert [layer.name for layer in viewer.layers] == ["a", "a view"]
 
 
@@ -286,35 +303,35 @@ def test_every_error_reaches_the_person_and_run_works_again(
     finish(MEMORY)
     assert len(errors) == 1
     assert str(error) in errors[0]
-    assert str(error) in widget._status.text()
-    assert widget._start.enabled
+    assert str(error) in texts(widget)
+    assert button(widget, "Run").isEnabled()
     fake_run.error = None
     finish(MEMORY)
     assert "a upscaled" in viewer.layers
 
 
-@pytest.mark.parametrize("button", ["widget", "activity dock", "task manager"])
-def test_cancel_ends_within_a_tile(
-    viewer, widget, fake_run, errors, wait_until, button
-):
+@pytest.mark.parametrize("where", ["widget", "activity dock", "task manager"])
+def test_cancel_ends_within_a_tile(viewer, widget, fake_run, errors, wait_until, where):
     viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
     fake_run.seconds = 0.2
     widget["mode"].value = MEMORY
-    widget.run()
-    assert not widget._start.enabled
+    press(widget, "Run")
+    assert not button(widget, "Run").isEnabled()
     wait_until(lambda: fake_run.calls > 0)
-    if button == "widget":
-        widget._stop.native.click()
-    elif button == "activity dock":
-        widget._run._bar.cancel()
+    if where == "widget":
+        button(widget, "Cancel").click()
+    elif where == "activity dock":
+        (bar,) = progress._all_instances
+        bar.cancel()
     else:
-        widget._run._worker.quit()
+        viewer.window._task_status_manager.cancel_all()
     count, start = fake_run.calls, time.monotonic()
-    wait_until(lambda: widget._run is None)
-    assert fake_run.calls <= count + 4, "only the tiles that were in work"
+    wait_until(lambda: not widget.running)
+    assert fake_run.calls <= count + 4, "only the tiles that were in flight"
     assert time.monotonic() - start < 10
     assert errors == []
-    assert widget._start.enabled
+    texts(widget)
+    assert button(widget, "Run").isEnabled()
     assert len(viewer.layers) == 1
 
 
@@ -322,46 +339,48 @@ def test_closing_the_window_during_a_run(
     make_napari_viewer, fake_run, wait_until, errors
 ):
     viewer = make_napari_viewer(strict_qt="raise")
-    widget = SuperResolutionWidget(viewer)
-    viewer.window.add_dock_widget(widget)
+    widget = opened(viewer, wait_until)
     viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
     fake_run.seconds = 0.1
     widget["mode"].value = MEMORY
-    widget.run()
-    run = widget._run
+    press(widget, "Run")
     wait_until(lambda: fake_run.calls > 0)
-    run._worker.quit()  # what napari does when its window is closed
+    (told,) = viewer.window._task_status_manager.get_status()
+    assert "super-resolution of a" in told, "what napari asks about"
     viewer.close()
-    wait_until(lambda: not run.running)
+    wait_until(lambda: not widget.running)
+    assert fake_run.calls < 256
 
 
 def test_deleting_the_layer_during_a_run(viewer, widget, fake_run, wait_until, errors):
     layer = viewer.add_image(PIXELS, name="a")
     fake_run.seconds = 0.05
     widget["mode"].value = MEMORY
-    widget.run()
+    press(widget, "Run")
     wait_until(lambda: fake_run.calls > 0)
     viewer.layers.remove(layer)
-    wait_until(lambda: widget._run is None)
+    wait_until(lambda: not widget.running)
     assert errors == []
     assert [one.name for one in viewer.layers] == ["a upscaled"]
 
 
 def test_closing_the_widget_stops_its_listening(viewer, widget, wait_until):
     viewer.add_image(PIXELS)
+    gone = []
+    widget.native.destroyed.connect(lambda: gone.append(True))
     viewer.window.remove_dock_widget(widget.native)
     widget.native.deleteLater()
-    wait_until(lambda: widget._closed)
+    wait_until(lambda: gone)
     viewer.add_image(PIXELS)
     viewer.scene.camera.zoom *= 2
     viewer.layers.clear()
 
 
 def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
-    viewer.add_image(PIXELS, name="my cells")
+    layer = viewer.add_image(PIXELS, name="my cells", contrast_limits=(0, 200))
     widget["tile"].value = "256"
-    widget._python.native.click()
-    text = QApplication.clipboard().text()
+    widget["halo"].value = "exact"
+    widget["value_range"].value = "contrast limits of the layer"
     called = {}
 
     class Recorder:
@@ -369,10 +388,13 @@ def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
         def apply(data, **options):
             called.update(options, data=data)
 
-    code = text.replace("import napari_swin2sr\n", "")
+    press(widget, "Copy as Python")
+    code = QApplication.clipboard().text().replace("import napari_swin2sr\n", "")
     exec(code, {"viewer": viewer, "napari_swin2sr": Recorder})
-    assert called.pop("data") is viewer.layers["my cells"].data
-    assert UpscaleOptions(**called) == widget._form.chosen()
+    assert called.pop("data") is layer.data
+    assert UpscaleOptions(**called) == UpscaleOptions(
+        axes="YX", tile=256, halo="exact", value_range=(0, 200)
+    )
 
 
 def test_copy_as_command_line_is_the_exact_command(viewer, widget):
@@ -385,12 +407,14 @@ def test_copy_as_command_line_is_the_exact_command(viewer, widget):
     widget["value_range"].value = "given:"
     widget["range_text"].value = "-1.5, 80"
     widget["halo"].value = "exact"
-    widget._command.native.click()
+    press(widget, "Copy as command line")
     words = shlex.split(QApplication.clipboard().text())
     assert words[0] == "napari-swin2sr"
     args = cli.build_parser().parse_args(words[1:])
     assert args.target.endswith("out file.ome.zarr")
-    assert UpscaleOptions(**chosen(args, UpscaleOptions)) == widget._form.chosen()
+    assert UpscaleOptions(**chosen(args, UpscaleOptions)) == UpscaleOptions(
+        axes="YX", halo="exact", value_range=(-1.5, 80)
+    )
 
 
 def test_to_disk_with_the_embedded_model_and_again(
@@ -435,3 +459,9 @@ def test_results_are_the_same_in_memory_and_for_the_visible_region(
         part.data,
         whole.data[first[0] : first[0] + height, first[1] : first[1] + width],
     )
+
+
+def look_at(viewer, center, pixels):
+    """Show about so many pixels of an image with scale 1."""
+    viewer.scene.camera.center = center
+    viewer.scene.camera.zoom = min(viewer.canvas.size) / pixels

@@ -12,8 +12,8 @@ from napari.layers import Image
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats import open_image
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin.files import open_levels
 from napari_swin2sr.plugin.live.layer import add_live_layer
+from napari_swin2sr.plugin.readers import open_levels
 from napari_swin2sr.plugin.writers import write_tiff, write_zarr
 
 PIXELS = (np.arange(1100 * 300).reshape(1100, 300) % 60000).astype(np.uint16)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin.layer_source import LayerSource
 from napari_swin2sr.plugin.worker import duration
 from napari_swin2sr.runs.resources import estimate
 from napari_swin2sr.tiles.cache import available_memory
@@ -25,15 +26,14 @@ _CPU_FLOPS, _GPU_FLOPS = 5e10, 1e13
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Need:
     """What a run will need.
 
     Attributes
     ----------
     shape : of the result
     n_tiles : calls of the network
-    output_bytes, peak_bytes : size of the result, and memory for tiles in work
-    pixels : what the network will see [input px]
+    output_bytes, peak_bytes : size of the result, and memory for tiles in flight
     pixel_overhead : pixels computed per pixel kept, because of the halo
     seconds : roughly; None if nothing is known of the model
     measured : whether `seconds` comes from a run on this machine
@@ -43,10 +43,17 @@ class Forecast:
     n_tiles: int
     output_bytes: int
     peak_bytes: int
-    pixels: float
     pixel_overhead: float
     seconds: float | None
     measured: bool
+
+    @property
+    def time(self) -> str:
+        """How long it takes, for people; "" if nothing is known."""
+        if self.seconds is None:
+            return ""
+        about = "about" if self.measured else "very roughly"
+        return f"{about} {duration(self.seconds)}"
 
     @property
     def text(self) -> str:
@@ -55,34 +62,32 @@ class Forecast:
         tiles = "1 tile"
         if self.n_tiles > 1:
             tiles = f"{self.n_tiles:,} tiles ({self.pixel_overhead - 1:.0%} for halos)"
-        parts = [f"{size} ({in_bytes(self.output_bytes)}), {tiles}"]
-        if self.seconds is not None:
-            about = "about" if self.measured else "very roughly"
-            parts.append(f"{about} {duration(self.seconds)}")
+        parts = [f"{size} ({in_bytes(self.output_bytes)})", tiles, self.time]
         parts.append(f"{in_bytes(self.peak_bytes)} of memory for tiles")
-        return ", ".join(parts)
+        return ", ".join(filter(None, parts))
 
     @property
     def fits_in_memory(self) -> bool:
         """Whether the whole result fits beside everything else."""
-        free = available_memory()
-        return free is None or self.output_bytes + self.peak_bytes < 0.8 * free
+        return self.output_bytes + self.peak_bytes < 0.8 * available_memory()
 
 
-def forecast(
-    source: LayerSource,
+def estimate_need(
+    shape: tuple[int, ...],
+    axes: str,
+    dtype: Any,
     options: UpscaleOptions,
     config: Swin2SRConfig,
     n_parameters: int,
-) -> Forecast:
-    """Tell what running `options` on a layer will need.
+) -> Need:
+    """Tell what super-resolving an image of some shape and type will need.
 
     Raises
     ------
     OptionError
         If the options do not fit the model.
     """
-    layout = source.layout
+    layout = resolve_axes(shape, axes)
     tiles = plan_tiles(
         layout.plane_shape,
         core=options.tile or default_tile(config, options.halo),
@@ -90,27 +95,21 @@ def forecast(
         multiple_of=config.window_size,
         upscale=config.upscale,
     )
-    lazy = LazyUpscaled(
-        source.data,
-        layout,
-        tiles,
-        (ValueRange(0, 1),) * layout.n_channels,
-        _Unused(config, options.device),
-        dtype=options.dtype,
-    )
+    asked = _Unread(layout.shape, np.dtype(dtype), config, options.device)
+    ranges = (ValueRange(0, 1),) * layout.n_channels
+    lazy = LazyUpscaled(asked, layout, tiles, ranges, asked, dtype=options.dtype)
     need = estimate(lazy)
-    pixels = math.prod(layout.plane_shape) * layout.n_planes * need.pixel_overhead
     speed = _SPEED.get((options.model, options.device))
     measured = speed is not None
     if speed is None and n_parameters:
         flops = _CPU_FLOPS if options.device in ("auto", "cpu") else _GPU_FLOPS
         speed = flops / (3.0 * n_parameters)
-    return Forecast(
+    pixels = math.prod(layout.plane_shape) * layout.n_planes * need.pixel_overhead
+    return Need(
         shape=lazy.shape,
         n_tiles=need.n_tiles,
         output_bytes=need.output_bytes,
         peak_bytes=need.peak_bytes,
-        pixels=pixels,
         pixel_overhead=need.pixel_overhead,
         seconds=None if speed is None else pixels / speed,
         measured=measured,
@@ -118,7 +117,7 @@ def forecast(
 
 
 def remember_speed(options: UpscaleOptions, pixels: float, seconds: float) -> None:
-    """Remember what a run has reached, for the next forecast."""
+    """Remember what a run has reached, for the next estimate."""
     if seconds > 0.5:
         _SPEED[options.model, options.device] = pixels / seconds
 
@@ -133,11 +132,13 @@ def in_bytes(n: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unused:
-    """What the estimate asks a network."""
+class _Unread:
+    """What an estimate asks pixels and a network; it reads and computes nothing."""
 
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     config: Swin2SRConfig
     device: str
 
     def __call__(self, tiles: np.ndarray) -> np.ndarray:
-        raise AssertionError("a forecast computes nothing")
+        raise AssertionError("an estimate computes nothing")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Image
+from napari.layers import Image, Labels
 from numpy.typing import NDArray
 
 from napari_swin2sr.errors import InputError
@@ -14,28 +13,18 @@ from napari_swin2sr.image.axes import AxisLayout, resolve_axes
 from napari_swin2sr.image.reading import check_dtype
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.plugin.live.progressive import ProgressiveArray
+from napari_swin2sr.tiles.chunks import forward
 
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-_LETTER = {
-    "t": "T",
-    "time": "T",
-    "c": "C",
-    "channel": "C",
-    "channels": "C",
-    "z": "Z",
-    "depth": "Z",
-    "y": "Y",
-    "x": "X",
-}
+_LETTER = {"t": "T", "c": "C", "z": "Z", "y": "Y", "x": "X"}
+_LETTER |= {"time": "T", "channel": "C", "channels": "C", "depth": "Z"}
 
-_REASONS = {
-    "labels": (
-        "its pixels are object numbers, and a number between two objects is a third "
-        "object. Upscale the image that it was made from, and segment the result"
-    ),
-}
+_LABELS = (
+    "its pixels are object numbers, and a number between two objects is a third "
+    "object. Upscale the image that it was made from, and segment the result"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +57,8 @@ class ExactPixels:
         self.chunks = array.level.chunks
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        return self.array.exact(
-            tuple(
-                part.indices(n)[:2]
-                for part, n in zip(key, self.array.shape, strict=True)
-            )
-        )
+        region, finish = forward(key, self.shape)
+        return self.array.exact(region)[finish]
 
 
 def refusal(layer: Layer | None) -> str | None:
@@ -89,16 +74,12 @@ def refusal(layer: Layer | None) -> str | None:
         if 0 in data.shape:
             return f"{layer.name} cannot be upscaled: it is empty, {tuple(data.shape)}"
         return None
-    kind = layer.__class__.__name__.lower()
-    reason = _REASONS.get(kind, "it has no pixels")
+    reason = _LABELS if isinstance(layer, Labels) else "it has no pixels"
     return f"{layer.name} cannot be upscaled: {reason}"
 
 
 def guess_axes(layer: Image) -> str:
-    """Return the axes that a layer's labels, or else its number of axes, suggest.
-
-    A suggestion for a field that people can edit; nothing depends on lengths.
-    """
+    """Return the axes that a layer's labels, or else its number of axes, suggest."""
     samples = "S" if layer.rgb else ""
     letters = [_LETTER.get(str(label).lower(), "") for label in layer.axis_labels]
     named = "".join(letters) + samples
@@ -109,12 +90,7 @@ def guess_axes(layer: Image) -> str:
 
 
 def layer_source(layer: Image, axes: str | None = None) -> LayerSource:
-    """Describe the pixels of an image layer.
-
-    Parameters
-    ----------
-    layer : not modified
-    axes : one letter per axis of the data; suggested by the layer when None
+    """Describe the pixels of an image layer; the layer suggests axes if None are given.
 
     Raises
     ------
@@ -135,18 +111,17 @@ def layer_source(layer: Image, axes: str | None = None) -> LayerSource:
 def spatial_image(layer: Image, source: LayerSource) -> SpatialImage:
     """Return the layer's pixels with their physical meaning, as files can hold it.
 
-    Rotation, shear and affine have no place in a `SpatialImage`; layers made from it
-    get them from the original layer.
+    Rotation, shear and affine have no place there.
     """
     letters = source.layout.axes.replace("S", "") if layer.rgb else source.layout.axes
     pixel_size, unit, origin = {}, {}, {}
     for letter, size, name, first in zip(
-        letters, layer.scale, _units(layer), layer.translate, strict=False
+        letters, layer.scale, map(str, layer.units), layer.translate, strict=False
     ):
         if letter in "TZYX" and size:
             pixel_size[letter] = abs(float(size))
             origin[letter] = float(first)
-            if name:
+            if name != "pixel":
                 unit[letter] = name
     return SpatialImage(
         data=source.data,
@@ -156,9 +131,3 @@ def spatial_image(layer: Image, source: LayerSource) -> SpatialImage:
         origin=origin,
         source=str(layer.source.path or layer.name),
     )
-
-
-def _units(layer: Image) -> Sequence[str]:
-    """Return the units of the layer's axes; "" for pixels."""
-    names = [str(unit) for unit in layer.units]
-    return ["" if name == "pixel" else name for name in names]

@@ -1,27 +1,45 @@
-"""What to do with a layer: live, the visible region, in memory, to disk."""
+"""What to do with a layer: live, the visible region, in memory, to disk.
+
+What is needed of a layer is taken on the main thread; the work of a `Job` touches
+neither layers nor Qt.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+import numpy as np
 from napari.layers import Image
+from numpy.typing import NDArray
 
-from napari_swin2sr.errors import InputError
+from napari_swin2sr.errors import Cancelled, CancelToken, InputError, MemoryLimitError
+from napari_swin2sr.image.axes import resolve_axes
+from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin import jobs
-from napari_swin2sr.plugin.files import open_levels
+from napari_swin2sr.plugin.estimate import remember_speed
 from napari_swin2sr.plugin.layer_source import LayerSource, layer_source, spatial_image
 from napari_swin2sr.plugin.live.layer import add_live_layer
-from napari_swin2sr.plugin.live.visible import visible_region
-from napari_swin2sr.plugin.placement import free_name, layer_keywords
-from napari_swin2sr.plugin.provenance import provenance
-from napari_swin2sr.plugin.worker import Job
+from napari_swin2sr.plugin.placement import (
+    free_name,
+    layer_keywords,
+    record,
+    show_result,
+    visible_region,
+)
+from napari_swin2sr.plugin.readers import open_levels
+from napari_swin2sr.plugin.worker import Job, Report
+from napari_swin2sr.tiles.plan import plan_tiles
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+
+    from napari_swin2sr.engine.reference import ModelHandle
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
 
 LIVE, REGION, MEMORY, DISK = "live", "region", "memory", "disk"
 
@@ -33,10 +51,19 @@ MODES = (
 )
 """(what people read, mode), the recommended one first."""
 
+VIEWER_TILE = 512
+"""Core of a tile where nobody chose another [input px].
+
+Progress moves and Cancel acts tile by tile, so they are smaller than elsewhere.
+"""
+
+Bounds: TypeAlias = tuple[tuple[int, int], ...]
+"""(first, last + 1) per axis of the image [input px]."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asked for, for one layer; taken on the main thread.
+    """What a person asked for, for one layer.
 
     Attributes
     ----------
@@ -44,6 +71,7 @@ class Request:
     options : how; made for this layer
     target, overwrite : for `DISK`
     shown : called with each layer that is made
+    refined : told in words how much of the view of a live layer is sharp
     """
 
     viewer: ViewerModel
@@ -52,6 +80,16 @@ class Request:
     target: Path | None = None
     overwrite: bool = False
     shown: Callable[[Image], None] = lambda layer: None
+    refined: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What the worker thread hands over: pixels, and how they were made."""
+
+    handle: ModelHandle
+    pixels: Any
+    record: dict[str, Any]
 
 
 def job(mode: str, request: Request) -> Job:
@@ -67,87 +105,239 @@ def job(mode: str, request: Request) -> Job:
     return make(request, source)
 
 
-def _live(request: Request, source: LayerSource) -> Job:
-    def done(handle: Any) -> None:
-        request.shown(
-            add_live_layer(request.viewer, request.layer, request.options, handle)
-        )
+def in_viewer(options: UpscaleOptions) -> UpscaleOptions:
+    """Return the options with the viewer's tile where nobody chose another."""
+    if options.tile is None and options.halo != "exact":
+        return options.replace(tile=VIEWER_TILE)
+    return options
 
-    work = jobs.handle(request.options)
+
+def visible_bounds(viewer: ViewerModel, layer: Image) -> Bounds:
+    """Return what the canvas shows of a layer, RGB samples included.
+
+    Raises
+    ------
+    InputError
+        If that is nothing.
+    """
+    region = visible_region(viewer, layer)
+    if any(first == last for first, last in region):
+        raise InputError(f"{layer.name} is out of sight: move it into the view first")
+    shape = (layer.data[0] if layer.multiscale else layer.data).shape
+    return (*region, *((0, n) for n in shape[len(region) :]))
+
+
+# -- the modes ------------------------------------------------------------------------
+
+
+def _live(request: Request, source: LayerSource) -> Job:
+    def work(report: Report, cancel: CancelToken) -> ModelHandle:
+        return find_model(request.options, report, cancel)
+
+    def done(handle: ModelHandle) -> None:
+        viewer, layer, options = request.viewer, request.layer, request.options
+        request.shown(add_live_layer(viewer, layer, options, handle, request.refined))
+
     return Job(request.layer.name, work, done)
 
 
 def _memory(request: Request, source: LayerSource) -> Job:
-    image = spatial_image(request.layer, source)
-    work = jobs.in_memory(image, _without_axes(request.options))
-    return Job(
-        request.layer.name,
-        work,
-        lambda result: _add(request, source, result, result.pixels, "upscaled"),
-    )
+    image, options = spatial_image(request.layer, source), _prepared(request.options)
+
+    def work(report: Report, cancel: CancelToken) -> _Result:
+        return _compute(plan(image, options, report, cancel), options, report, cancel)
+
+    return Job(request.layer.name, work, _adding(request, source, "upscaled"))
 
 
 def _region(request: Request, source: LayerSource) -> Job:
-    layer = request.layer
-    region = visible_region(request.viewer, layer)
-    if any(first == last for first, last in region):
-        raise InputError(f"{layer.name} is out of sight: move it into the view first")
-    start = {axis: first for axis, (first, _) in enumerate(region)}
-    bounds = list(region)
-    bounds += [(0, n) for n in source.data.shape[len(region) :]]  # RGB samples
-    image = spatial_image(layer, source)
-    work = jobs.region(image, _without_axes(request.options), tuple(bounds))
-    return Job(
-        layer.name,
-        work,
-        lambda result: _add(request, source, result, result.pixels, "view", start),
-    )
+    bounds = visible_bounds(request.viewer, request.layer)
+    image, options = spatial_image(request.layer, source), _prepared(request.options)
+
+    def work(report: Report, cancel: CancelToken) -> _Result:
+        lazy, inner = cut_out(plan(image, options, report, cancel), bounds)
+        return _compute(lazy, options, report, cancel, inner)
+
+    start = {axis: bounds[axis][0] for axis in range(request.layer.ndim)}
+    return Job(request.layer.name, work, _adding(request, source, "view", start))
 
 
 def _disk(request: Request, source: LayerSource) -> Job:
     if request.target is None:
         raise InputError("say where to write the result: choose a file")
-    image = spatial_image(request.layer, source)
-    work = jobs.to_disk(
-        image, _without_axes(request.options), request.target, request.overwrite
-    )
+    target, axes = request.target, source.layout.axes
+    image, options = spatial_image(request.layer, source), _prepared(request.options)
 
-    def done(result: jobs.Result) -> None:
-        assert request.target is not None
-        levels = open_levels(request.target, source.layout.axes)
-        pixels = levels if len(levels) > 1 else levels[0]
-        _add(request, source, result, pixels, "upscaled")
+    def work(report: Report, cancel: CancelToken) -> _Result:
+        from napari_swin2sr.files import upscale_image
 
-    return Job(request.layer.name, work, done)
+        handle = find_model(options, report, cancel)
+        upscale_image(
+            image,
+            target,
+            options,
+            overwrite=request.overwrite,
+            progress=report,
+            cancel=cancel,
+        )
+        report(f"opening {target.name}")
+        return _Result(handle, open_levels(target, axes), {"file": str(target)})
+
+    return Job(request.layer.name, work, _adding(request, source, "upscaled"))
 
 
-def _add(
+def _prepared(options: UpscaleOptions) -> UpscaleOptions:
+    """Return options for an image whose axes are already resolved."""
+    return in_viewer(options).replace(axes=None, rgb=None)
+
+
+def _adding(
     request: Request,
     source: LayerSource,
-    result: jobs.Result,
-    pixels: Any,
     suffix: str,
     start: dict[int, int] | None = None,
-) -> None:
-    layer, viewer = request.layer, request.viewer
-    record = provenance(layer, source, request.options, result.handle)
-    if result.record:
-        record["run"] = result.record
-    keywords = layer_keywords(
-        layer,
-        result.handle.upscale,
-        (source.layout.y, source.layout.x),
-        start,
-        name=free_name(
-            [other.name for other in viewer.layers], f"{layer.name} {suffix}"
-        ),
-        provenance=record,
+) -> Callable[[_Result], None]:
+    """Return what shows a result as a layer."""
+
+    def add(result: _Result) -> None:
+        layer, viewer = request.layer, request.viewer
+        names = [other.name for other in viewer.layers]
+        keywords = layer_keywords(
+            layer,
+            result.handle.upscale,
+            (source.layout.y, source.layout.x),
+            start,
+            name=free_name(names, f"{layer.name} {suffix}"),
+            provenance=record(layer, source, request.options, result.handle)
+            | {"run": result.record},
+        )
+        levels = result.pixels
+        if isinstance(levels, list) and len(levels) == 1:
+            levels = levels[0]
+        new = Image(levels, multiscale=isinstance(levels, list), **keywords)
+        show_result(viewer, layer, new)
+        request.shown(new)
+
+    return add
+
+
+# -- in the worker thread -------------------------------------------------------------
+
+
+def find_model(
+    options: UpscaleOptions, report: Report, cancel: CancelToken
+) -> ModelHandle:
+    """Return the model, downloaded if it is not on this machine."""
+    from napari_swin2sr.engine.reference import ModelHandle
+    from napari_swin2sr.weights.catalog import resolve_model
+
+    def downloading(done: int, total: int | None) -> None:
+        if cancel.is_set():
+            raise Cancelled("cancelled during the download")
+        of = "" if total is None else f" of {total / 1e6:.0f}"
+        report(f"downloading {options.model}: {done / 1e6:.0f}{of} MB")
+
+    resolve_model(options.model, progress=downloading)
+    return ModelHandle.open(options.model, options.device, options.precision)
+
+
+def plan(
+    image: SpatialImage, options: UpscaleOptions, report: Report, cancel: CancelToken
+) -> LazyUpscaled:
+    """Return the result, not computed yet; the network is loaded."""
+    from napari_swin2sr.upscale import prepare
+
+    handle = find_model(options, report, cancel)
+    report("choosing the value range")
+    lazy = prepare(image, options)
+    report("loading the network")
+    handle.load()
+    return lazy
+
+
+def _compute(
+    lazy: LazyUpscaled,
+    options: UpscaleOptions,
+    report: Report,
+    cancel: CancelToken,
+    inner: tuple[slice, ...] = (),
+) -> _Result:
+    """Compute a result, of which `inner` is wanted, if it fits in memory."""
+    from napari_swin2sr.runs.runner import Runner
+    from napari_swin2sr.tiles.cache import available_memory
+    from napari_swin2sr.upscale import provenance
+
+    free = available_memory()
+    if lazy.nbytes > 0.8 * free:
+        raise MemoryLimitError(
+            f"the result needs {lazy.nbytes / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free. Run to disk, or use a live layer"
+        )
+    out: NDArray[Any] = np.zeros(lazy.shape, lazy.dtype)
+    start = time.monotonic()
+    finished = Runner(progress=report, cancel=cancel).run(lazy, out)
+    tile = math.prod(lazy.plan.tile_at(0, 0).padded_shape)
+    remember_speed(options, tile * finished.total, time.monotonic() - start)
+    pixels = out[inner].copy() if inner else out
+    return _Result(cast("ModelHandle", lazy.block), pixels, provenance(lazy))
+
+
+def cut_out(
+    lazy: LazyUpscaled, bounds: Bounds
+) -> tuple[LazyUpscaled, tuple[slice, ...]]:
+    """Return the result for a region and its halo, and where the region lies in it.
+
+    It begins on the window grid of the whole image, so that the network sees the same
+    as there; what it sees farther away than the halo does not matter.
+    """
+    from napari_swin2sr.tiles.lazy import LazyUpscaled
+
+    whole, axes = lazy.plan, lazy.axes
+    window, halo, factor = whole.multiple_of, whole.halo, whole.upscale
+    around, inner = [], []
+    for axis, (first, last) in enumerate(bounds):
+        if axis in (lazy.layout.y, lazy.layout.x):
+            start = max(0, first // window * window - halo)
+            stop = -(-last // window) * window + halo
+            around.append(slice(start, min(stop, lazy.layout.shape[axis])))
+            inner.append(slice((first - start) * factor, (last - start) * factor))
+        else:
+            around.append(slice(first, last))
+            inner.append(slice(0, last - first))
+    source = _Window(lazy.source, tuple(around))
+    layout = resolve_axes(source.shape, axes)
+    # What fits into one tile with its halo is one tile.
+    side = max(layout.plane_shape)
+    tiles = plan_tiles(
+        layout.plane_shape,
+        core=side if side <= whole.core + 2 * halo else whole.core,
+        halo=halo,
+        multiple_of=window,
+        upscale=factor,
     )
-    new = Image(pixels, multiscale=isinstance(pixels, list), **keywords)
-    viewer.add_layer(new)
-    request.shown(new)
+    channels = around[axes.index("C")] if "C" in axes else slice(None)
+    part = LazyUpscaled(
+        source,
+        layout,
+        tiles,
+        lazy.ranges[channels],
+        lazy.block,
+        dtype=lazy.dtype,
+        nodata=lazy.nodata,
+    )
+    return part, tuple(inner)
 
 
-def _without_axes(options: UpscaleOptions) -> UpscaleOptions:
-    """Return options for an image whose axes are already resolved."""
-    return options.replace(axes=None, rgb=None)
+class _Window:
+    """A part of an array, read when it is asked for."""
+
+    def __init__(self, source: Any, around: tuple[slice, ...]) -> None:
+        self.source, self.dtype = source, source.dtype
+        self.start = [part.start for part in around]
+        self.shape = tuple(part.stop - part.start for part in around)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> Any:
+        shifted = zip(key, self.start, strict=True)
+        return self.source[
+            tuple(slice(part.start + at, part.stop + at) for part, at in shifted)
+        ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_swin2sr.plugin.live.tiles import TileCache
+from napari_swin2sr.tiles.cache import BlockCache
 
 PLUGIN = "napari-swin2sr"
 
@@ -52,33 +52,33 @@ def current_settings() -> Settings:
     inference: Any = page.inference
     live: Any = page.live
     return Settings(
-        device=str(inference.device),
-        precision=str(inference.precision),
-        live_tile=int(live.tile),
-        cache_gb=float(live.cache_gb),
-        model_folder=str(inference.model_folder),
+        inference.device,
+        inference.precision,
+        live.tile,
+        live.cache_gb,
+        inference.model_folder,
     )
 
 
 @functools.cache
-def _shared_cache() -> TileCache:
-    return TileCache(0)
+def _shared_cache() -> BlockCache:
+    return BlockCache(0, keep_one=True)
 
 
-def tile_cache() -> TileCache:
+def tile_cache() -> BlockCache:
     """Return the one cache of all live layers, as large as the settings say now."""
     cache = _shared_cache()
-    cache.max_bytes = current_settings().cache_bytes
+    cache.limit_bytes = current_settings().cache_bytes
     return cache
 
 
 def own_models() -> list[Path]:
     """Return the models in the chosen folder: model folders and weight files."""
-    folder = current_settings().model_folder.strip()
-    if not folder or not Path(folder).expanduser().is_dir():
+    folder = Path(current_settings().model_folder.strip()).expanduser()
+    if folder == Path() or not folder.is_dir():
         return []
     return sorted(
         path
-        for path in Path(folder).expanduser().iterdir()
+        for path in folder.iterdir()
         if (path / "config.json").is_file() or path.suffix in (".safetensors", ".pth")
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,25 +20,63 @@ from magicgui.widgets import (
 )
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QApplication
+from superqt.utils import qdebounced
 
 from napari_swin2sr.errors import Swin2SRError
-from napari_swin2sr.plugin.estimate import forecast
-from napari_swin2sr.plugin.form import OptionsForm, narrow, note
+from napari_swin2sr.plugin.estimate import estimate_need
+from napari_swin2sr.plugin.form import (
+    OptionsForm,
+    as_command_line,
+    as_python,
+    narrow,
+    note,
+    wrapped,
+)
 from napari_swin2sr.plugin.layer_source import layer_source, refusal
-from napari_swin2sr.plugin.live.visible import camera_of
-from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, MODES, REGION, Request, job
-from napari_swin2sr.plugin.placement import METADATA_KEY
-from napari_swin2sr.plugin.provenance import as_command_line, as_python
-from napari_swin2sr.plugin.warmup import warm_up
-from napari_swin2sr.plugin.worker import Outcome, Run, State
+from napari_swin2sr.plugin.modes import (
+    DISK,
+    LIVE,
+    MEMORY,
+    MODES,
+    REGION,
+    Request,
+    in_viewer,
+    job,
+)
+from napari_swin2sr.plugin.placement import METADATA_KEY, camera_of, visible_region
+from napari_swin2sr.plugin.settings import current_settings
+from napari_swin2sr.plugin.worker import Outcome, Run, State, warm_up
 
 if TYPE_CHECKING:
     import napari.viewer
 
-FILL_MS, FORECAST_MS, FOLLOW_MS, WARM_UP_MS = 10, 150, 300, 500
+ESTIMATE_MS, FOLLOW_MS, FILL_MS, WARM_UP_MS = 150, 300, 10, 500
 """Pauses before what a person does is acted upon [ms]."""
+
+_SAID_HERE = {
+    "replace it with --overwrite (overwrite=True)": 'tick "replace a finished file"',
+    "start anew with --no-resume (resume=False)": "delete it to start anew",
+    "--dtype": "dtype",
+}
+"""What messages say for the command line -> for the widget."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What outlives a widget: the viewer's run, and what was chosen last."""
+
+    run: Run | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+_SESSIONS: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+
+
+def session_of(viewer: napari.viewer.Viewer) -> Session:
+    """Return the session of a viewer; plugins get a proxy of it, each another one."""
+    return _SESSIONS.setdefault(getattr(viewer, "__wrapped__", viewer), Session())
 
 
 class SuperResolutionWidget(Container[Any]):
@@ -43,19 +84,25 @@ class SuperResolutionWidget(Container[Any]):
 
     Parameters
     ----------
-    viewer : the viewer it belongs to
+    viewer : napari.viewer.Viewer
+        The viewer it belongs to.
     """
 
     def __init__(self, viewer: napari.viewer.Viewer) -> None:
         self._viewer = viewer
-        self._run: Run | None = None
+        self._session = session_of(viewer)
         self._preview: weakref.ref[Image] | None = None
         self._followed: Image | None = None
+        self._active = True
         self._closed = False
         self._layer = narrow(
-            ComboBox(name="layer", label="layer", choices=self._image_layers)
+            ComboBox(
+                name="layer",
+                label="layer",
+                choices=self._image_layers,
+                tooltip="Follows the layer that is active in the layer list",
+            )
         )
-        self._layer.tooltip = "Follows the layer that is active in the layer list"
         self._all = CheckBox(name="all_selected", text="")
         self._form = OptionsForm()
         self._mode = narrow(ComboBox(name="mode", label="do", choices=MODES))
@@ -65,15 +112,17 @@ class SuperResolutionWidget(Container[Any]):
             label="file",
             mode=FileDialogMode.OPTIONAL_FILE,
             filter="*.ome.zarr *.ome.tif",
+            tooltip=wrapped("By its suffix: .ome.zarr, .ome.tif, .tif, .png or .jpg"),
         )
         self._overwrite = CheckBox(name="overwrite", text="replace a finished file")
-        self._forecast = note()
-        self._start = PushButton(name="start", text="Run")
-        self._stop = PushButton(name="stop", text="Cancel", enabled=False)
+        self._estimate, self._status = note(), note()
+        self._start = _button("Run", "Do this in the background", self.run)
+        self._stop = _button("Cancel", "End after the tile at hand", self.cancel)
         self._progress = ProgressBar(name="progress", min=0, max=1, value=0)
-        self._status = note()
-        self._python = PushButton(name="python", text="Copy as Python")
-        self._command = PushButton(name="command", text="Copy as command line")
+        self._python = _button("Copy as Python", "The same as a call", self._copy)
+        self._command = _button(
+            "Copy as command line", "The same as a command", self._copy_command
+        )
         super().__init__(
             widgets=[
                 self._layer,
@@ -87,20 +136,15 @@ class SuperResolutionWidget(Container[Any]):
         )
         self._arrange()
         self._form.hide()
-        self._timers = {
-            name: _timer(self.native, pause, action)
-            for name, pause, action in (
-                ("fill", FILL_MS, self._fill),
-                ("forecast", FORECAST_MS, self._show_forecast),
-                ("follow", FOLLOW_MS, self._follow_view),
-                ("warm up", WARM_UP_MS, warm_up),
-            )
-        }
+        own = self.native
+        self._soon = qdebounced(self._show_estimate, timeout=ESTIMATE_MS, parent=own)
+        self._follow_soon = qdebounced(self._follow_view, timeout=FOLLOW_MS, parent=own)
+        fill_soon = qdebounced(self._fill, timeout=FILL_MS, parent=own)
         self._connect()
         self._mode_changed(LIVE)
         self._active_changed()
-        self._timers["fill"].start()
-        self._timers["warm up"].start()
+        self._attach()
+        fill_soon()
 
     # -- what people see and choose ---------------------------------------------------
 
@@ -117,18 +161,30 @@ class SuperResolutionWidget(Container[Any]):
             return selected
         return [] if self.layer is None else [self.layer]
 
+    @property
+    def running(self) -> bool:
+        """Whether a run of this viewer is under way."""
+        return self._session.run is not None
+
     def reset_choices(self, *_: Any) -> None:
-        """Read the layer list anew; napari calls this when it changes."""
+        """Read the layer list again; napari calls this when it changes."""
         if self._closed:
             return
+        before = self.layer
         super().reset_choices()
+        if self.layer is not before and self.layer is not None and _made(self.layer):
+            # A result is not the next input just because its source was deleted.
+            sources = [layer for layer in self._layer.choices if not _made(layer)]
+            self._layer.native.setCurrentIndex(
+                self._layer.choices.index(sources[0]) if sources else -1
+            )
         # The list of choices does not tell when it becomes empty.
         self._layer_changed(self.layer)
         self._selection_changed()
 
-    def run(self) -> None:
+    def run(self, *_: Any) -> None:
         """Do what is chosen, in the background."""
-        if self._run is not None:
+        if self.running:
             return
         try:
             work = [job(self._mode.value, request) for request in self._requests()]
@@ -138,26 +194,25 @@ class SuperResolutionWidget(Container[Any]):
             self._say(str(error))
             show_error(str(error))
             return
-        self._start.enabled, self._stop.enabled = False, True
-        self._run = Run(work, self._show_state, self._run_ended)
-        self._run.start()
+        self._session.run = Run(work, self._show_state, self._run_ended)
+        self._attach()
+        self._session.run.start()
 
-    def cancel(self) -> None:
+    def cancel(self, *_: Any) -> None:
         """End the run after the tile that it is at."""
-        if self._run is not None:
-            self._run.cancel()
+        if self._session.run is not None:
+            self._session.run.cancel()
 
-    # -- details ----------------------------------------------------------------------
+    # -- its parts --------------------------------------------------------------------
 
     def _arrange(self) -> None:
         """Add what spans the whole width: magicgui would put a label beside it."""
         layout = self.native.layout()
-        layout.insertWidget(
-            self.index(self._form.editor("model")) + 1, self._form.about
-        )
+        after_model = self.index(self._form.editors["model"]) + 1
+        layout.insertWidget(after_model, self._form.about)
         self._rows = [_row(self._start, self._stop), _row(self._python, self._command)]
         for part in (
-            self._forecast,
+            self._estimate,
             self._rows[0].native,
             self._progress.native,
             self._status,
@@ -170,22 +225,11 @@ class SuperResolutionWidget(Container[Any]):
     def _connect(self) -> None:
         self._layer.changed.connect(self._layer_changed)
         self._mode.changed.connect(self._mode_changed)
-        self.changed.connect(self._soon)
+        self.changed.connect(self._changed)
         self._follow.changed.connect(self._view_changed)
-        self._start.changed.connect(self.run)
-        self._stop.changed.connect(self.cancel)
-        self._python.changed.connect(self._copy_python)
-        self._command.changed.connect(self._copy_command)
         for emitter, slot in self._viewer_events():
             emitter.connect(slot)
-        own = weakref.ref(self)
-
-        def gone(*_: Any) -> None:
-            widget = own()
-            if widget is not None:
-                widget._close()
-
-        self.native.destroyed.connect(gone)
+        _Watcher(self.native, self)
 
     def _viewer_events(self) -> list[tuple[Any, Any]]:
         viewer, camera = self._viewer, camera_of(self._viewer)
@@ -199,17 +243,54 @@ class SuperResolutionWidget(Container[Any]):
             (viewer.dims.events.ndisplay, self._view_changed),
         ]
 
-    def _close(self) -> None:
-        """Listen to nothing more; a run that is under way goes on without a widget."""
-        self._closed = True
-        for emitter, slot in self._viewer_events():
-            emitter.disconnect(slot)
+    # -- from opening to closing ------------------------------------------------------
 
     def _fill(self) -> None:
         """Read preferences and models when the widget is on the screen already."""
-        if not self._closed:
-            self._form.restore()
-            self._form.follow(self.layer)
+        if self._closed:
+            return
+        self._form.restore()
+        values = self._session.values
+        self._form.set_values(values)
+        self._form.follow(self.layer)
+        for editor in (self._mode, self._follow, self._target, self._overwrite):
+            if editor.name in values:
+                editor.value = values[editor.name]
+        QTimer.singleShot(WARM_UP_MS, warm_up)
+
+    def _attach(self) -> None:
+        """Show the viewer's run, which an earlier widget may have started."""
+        run = self._session.run
+        self._stop.enabled = run is not None
+        self._start.enabled = run is None
+        if run is not None:
+            run.changed, run.ended = self._show_state, self._run_ended
+            self._show_state(run.state)
+
+    def set_active(self, active: bool) -> None:
+        """Pause while nobody sees the widget: a closed dock is hidden, not deleted.
+
+        A preview of the view ends. A run that was asked for goes on: napari's activity
+        dock shows it, and so does the next widget.
+        """
+        self._active = active
+        if active:
+            self.reset_choices()
+            return
+        mine = (self._mode, self._follow, self._target, self._overwrite)
+        values = {editor.name: editor.value for editor in mine}
+        self._session.values = self._form.values() | values
+        self._follow_soon.cancel()
+        if self._following:
+            self.cancel()
+
+    def close_for_good(self) -> None:
+        """Listen to nothing more; a run that is under way goes on without a widget."""
+        self._closed, self._active = True, False
+        for emitter, slot in self._viewer_events():
+            emitter.disconnect(slot)
+
+    # -- layers -----------------------------------------------------------------------
 
     def _image_layers(self, *_: Any) -> list[Image]:
         return [layer for layer in self._viewer.layers if isinstance(layer, Image)]
@@ -226,7 +307,7 @@ class SuperResolutionWidget(Container[Any]):
             return
         active = self._viewer.layers.selection.active
         # Results become active, too; they are chosen by hand only.
-        if active in self._layer.choices and METADATA_KEY not in active.metadata:
+        if active in self._layer.choices and not _made(active):
             self._layer.value = active
         self._layer_changed(self.layer)
 
@@ -236,7 +317,7 @@ class SuperResolutionWidget(Container[Any]):
         count = len(self._selected())
         self._all.visible = count > 1
         self._all.text = f"all {count} selected layers"
-        self._soon()
+        self._changed()
 
     def _layer_changed(self, layer: Image | None) -> None:
         """Suggest axes and file for another layer; keep what was typed for this one."""
@@ -244,49 +325,77 @@ class SuperResolutionWidget(Container[Any]):
             self._followed = layer
             self._form.follow(layer)
             self._target.value = self._suggested_target()
-        self._soon()
-
-    def _mode_changed(self, mode: str) -> None:
-        self._follow.visible = mode == REGION
-        self._target.visible = self._overwrite.visible = mode == DISK
-        self._soon()
+        self._changed()
 
     def _suggested_target(self) -> Path:
         if self.layer is None:
             return Path()
         path = self.layer.source.path
         folder = Path(path).parent if path else Path.home()
-        return folder / f"{self.layer.name}-upscaled.ome.zarr"
+        return folder / f"{_as_file_name(self.layer.name)}-upscaled.ome.zarr"
 
-    def _soon(self, *_: Any) -> None:
+    def _mode_changed(self, mode: str) -> None:
+        self._follow.visible = mode == REGION
+        self._target.visible = self._overwrite.visible = mode == DISK
+        self._changed()
+
+    def _changed(self, *_: Any) -> None:
         if not self._closed:
-            self._timers["forecast"].start()
+            self._soon()
 
-    def _show_forecast(self) -> None:
+    # -- before a run -----------------------------------------------------------------
+
+    def _show_estimate(self) -> None:
         """Say what a run will need, or why there can be none."""
-        reason = refusal(self._viewer.layers.selection.active or self.layer)
-        if not self.layers or (reason and self.layer is None):
-            self._forecast.setText(str(reason))
-            self._start.enabled = False
+        if self._closed:
             return
-        self._start.enabled = self._run is None
+        reason = refusal(self._viewer.layers.selection.active or self.layer)
         lines = [] if reason is None else [reason]
-        choice = self._form.model
+        possible = bool(self.layers)
         try:
             for layer in self.layers:
-                options = self._form.chosen(layer)
-                source = layer_source(layer, options.axes)
-                if choice is None or choice.config is None:
-                    continue
-                need = forecast(source, options, choice.config, choice.n_parameters)
-                lines.append(f"{layer.name}: {need.text}")
-                if self._mode.value == MEMORY and not need.fits_in_memory:
-                    lines.append("More than the memory that is free: run to disk")
-                if self._mode.value == LIVE:
-                    lines[-1] = f"{lines[-1]}; live, only what you look at"
+                lines += self._needs(layer)
         except Swin2SRError as error:
-            lines.append(str(error))
-        self._forecast.setText("\n".join(lines))
+            lines.append(_said_here(error))
+            possible = False
+        self._start.enabled = possible and not self.running
+        self._estimate.setText("\n".join(lines))
+
+    def _needs(self, layer: Image) -> list[str]:
+        """Return what a run needs for one layer, in words."""
+        options, choice, mode = self._form.chosen(layer), self._form.model, None
+        source = layer_source(layer, options.axes)
+        if choice is None or choice.config is None:
+            return []
+        mode = self._mode.value
+        if mode == LIVE and options.tile is None:
+            options = options.replace(tile=current_settings().live_tile)
+        options = in_viewer(options)
+        shape, axes = source.layout.shape, source.layout.axes
+        about = axes, source.data.dtype, options, choice.config, choice.n_parameters
+        need = estimate_need(shape, *about)
+        if mode in (MEMORY, DISK):
+            lines = [f"{layer.name}: {need.text}"]
+            if mode == MEMORY and not need.fits_in_memory:
+                lines.append("More than the memory that is free: run to disk")
+            return lines
+        region = visible_region(self._viewer, layer)
+        if any(first == last for first, last in region):
+            return [f"{layer.name}: out of sight"]
+        halo = choice.config.halo(options.halo)
+        planes = (source.layout.y, source.layout.x)
+        seen = tuple(
+            min(n, last - first + 2 * halo * (axis in planes))
+            for axis, ((first, last), n) in enumerate(zip(region, shape, strict=False))
+        )
+        need = estimate_need((*seen, *shape[len(region) :]), *about)
+        size = " x ".join(f"{region[axis][1] - region[axis][0]:,}" for axis in planes)
+        text = f"{layer.name}: {size} px in view, {need.time}".rstrip(", ")
+        if mode == LIVE:
+            height = region[planes[0]][1] - region[planes[0]][0]
+            if height > self._viewer.canvas.size[0]:
+                text = f"{layer.name}: shows the original until you zoom in"
+        return [text]
 
     def _requests(self) -> list[Request]:
         layers = self.layers
@@ -296,7 +405,8 @@ class SuperResolutionWidget(Container[Any]):
             if len(layers) > 1:
                 suffixes = "".join(target.suffixes[-2:])
                 stem = target.name.removesuffix(suffixes)
-                target = target.with_name(f"{stem}-{layer.name}{suffixes}")
+                name = f"{stem}-{_as_file_name(layer.name)}{suffixes}"
+                target = target.with_name(name)
             requests.append(
                 Request(
                     viewer=self._viewer,
@@ -305,13 +415,37 @@ class SuperResolutionWidget(Container[Any]):
                     target=target,
                     overwrite=self._overwrite.value,
                     shown=self._result_shown,
+                    refined=self._say,
                 )
             )
         return requests
 
+    # -- the visible region -----------------------------------------------------------
+
+    @property
+    def _following(self) -> bool:
+        return bool(self._mode.value == REGION and self._follow.value)
+
+    def _view_changed(self, *_: Any) -> None:
+        if not self._active:
+            return
+        if self._mode.value in (REGION, LIVE):
+            self._changed()
+        if self._following:
+            self._follow_soon()
+
+    def _follow_view(self) -> None:
+        if not self._active or not self._following:
+            return
+        if self.running:  # of a view that is gone: end it, then come again
+            self.cancel()
+            self._follow_soon()
+        elif self.layer is not None:
+            self.run()
+
     def _result_shown(self, layer: Image) -> None:
         """Keep one preview only while following the view."""
-        if self._closed or not (self._mode.value == REGION and self._follow.value):
+        if self._closed or not self._following:
             return
         before = None if self._preview is None else self._preview()
         if before is not None and before in self._viewer.layers:
@@ -320,17 +454,7 @@ class SuperResolutionWidget(Container[Any]):
             layer.name = name
         self._preview = weakref.ref(layer)
 
-    def _view_changed(self, *_: Any) -> None:
-        if not self._closed and self._mode.value == REGION and self._follow.value:
-            self._timers["follow"].start()
-
-    def _follow_view(self) -> None:
-        if self._run is not None:  # of a view that is gone: end it, then come again
-            self.cancel()
-            self._timers["follow"].start()
-            return
-        if self.layer is not None:
-            self.run()
+    # -- during and after a run -------------------------------------------------------
 
     def _show_state(self, state: State) -> None:
         if self._closed:
@@ -340,31 +464,30 @@ class SuperResolutionWidget(Container[Any]):
         self._say(state.text)
 
     def _run_ended(self, outcome: Outcome) -> None:
-        self._run = None
+        self._session.run = None
+        text = "Cancelled" if outcome.cancelled else "Done"
         if outcome.error is not None:
-            show_error(f"{type(outcome.error).__name__}: {outcome.error}")
+            text = f"{type(outcome.error).__name__}: {_said_here(outcome.error)}"
+            show_error(text)
         if self._closed:
             return
-        self._start.enabled, self._stop.enabled = True, False
-        if outcome.error is not None:
-            self._say(f"{type(outcome.error).__name__}: {outcome.error}")
-        elif outcome.cancelled:
-            self._say("Cancelled")
-        else:
+        self._attach()
+        if outcome.error is None and not outcome.cancelled:
             self._progress.value = self._progress.max
-            self._say("Done")
+        self._say(text)
         self._form.refresh_models()  # one may have been downloaded
+        self._changed()
 
     def _say(self, text: str) -> None:
-        self._status.setText(text)
+        if not self._closed:
+            self._status.setText(text)
 
-    def _copy_python(self) -> None:
-        self._copy(as_python)
+    # -- as code ----------------------------------------------------------------------
 
-    def _copy_command(self) -> None:
-        self._copy(as_command_line)
+    def _copy_command(self, *_: Any) -> None:
+        self._copy(write=as_command_line)
 
-    def _copy(self, write: Any) -> None:
+    def _copy(self, *_: Any, write: Callable[..., str] = as_python) -> None:
         if self.layer is None:
             self._say(str(refusal(None)))
             return
@@ -373,6 +496,8 @@ class SuperResolutionWidget(Container[Any]):
         except Swin2SRError as error:
             self._say(str(error))
             return
+        if self._mode.value != LIVE:
+            options = in_viewer(options)
         target = str(self._target.value) if self._mode.value == DISK else None
         text = write(self.layer, options, target)
         clipboard = QApplication.clipboard()
@@ -381,15 +506,55 @@ class SuperResolutionWidget(Container[Any]):
         show_info(f"Copied:\n{text}")
 
 
+class _Watcher(QObject):
+    """Tells a widget when its native part is shown, hidden or deleted."""
+
+    def __init__(self, native: Any, widget: SuperResolutionWidget) -> None:
+        super().__init__(native)
+        self._widget = weakref.ref(widget)
+        native.installEventFilter(self)
+        native.destroyed.connect(self._destroyed)
+
+    def eventFilter(self, watched: Any, event: Any) -> bool:  # noqa: N802
+        """Pass on what the person did, not that the window was minimized."""
+        widget = self._widget()
+        if widget is not None and not event.spontaneous():
+            if event.type() == QEvent.Type.Hide:
+                widget.set_active(False)
+            elif event.type() == QEvent.Type.Show:
+                widget.set_active(True)
+        return False
+
+    def _destroyed(self) -> None:
+        widget = self._widget()
+        if widget is not None:
+            widget.close_for_good()
+
+
+def _made(layer: Any) -> bool:
+    """Tell whether a layer is a result."""
+    return METADATA_KEY in layer.metadata
+
+
+def _as_file_name(name: str) -> str:
+    return re.sub(r'[/\\:*?"<>|]', "-", name)
+
+
+def _said_here(error: Exception) -> str:
+    """Return a message in the widget's words, not those of the command line."""
+    text = str(error)
+    for there, here in _SAID_HERE.items():
+        text = text.replace(there, here)
+    return text
+
+
+def _button(text: str, tooltip: str, action: Callable[..., None]) -> PushButton:
+    button = PushButton(text=text, tooltip=tooltip)
+    button.changed.connect(action)
+    return button
+
+
 def _row(*widgets: Any) -> Container[Any]:
     row: Container[Any] = Container(widgets=widgets, layout="horizontal", labels=False)
     row.native.layout().setContentsMargins(0, 0, 0, 0)
     return row
-
-
-def _timer(parent: Any, pause: int, action: Any) -> QTimer:
-    timer = QTimer(parent)
-    timer.setSingleShot(True)
-    timer.setInterval(pause)
-    timer.timeout.connect(action)
-    return timer

@@ -1,50 +1,38 @@
 """A run in a worker thread: its progress, its cancel buttons, and its end.
 
 Whatever happens in the thread, the end arrives on the main thread: generator workers
-would lose every `RuntimeError`, and `torch.OutOfMemoryError` is one, so the job is a
-plain function that returns its outcome.
+would lose every `RuntimeError`, and `torch.OutOfMemoryError` is one, so the work is a
+plain function.
+
+Nothing is posted to the main thread. The worker leaves results and its latest state,
+and a timer fetches them one at a time. Queued calls would pile up: napari's progress
+bars turn the event loop, which would deliver the next call inside the one before.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from napari.qt.threading import create_worker
 from napari.utils.progress import cancelable_progress
+from qtpy.QtCore import QTimer
 
 from napari_swin2sr.errors import Cancelled
-from napari_swin2sr.plugin.main_thread import posted
-from napari_swin2sr.runs.runner import RunStarted, TileDone
+from napari_swin2sr.runs.runner import CancelToken, RunStarted, TileDone
 
 logger = logging.getLogger("napari_swin2sr")
 
-SHOW_SECONDS = 0.1
-"""Progress is shown at most this often."""
+TICK_MS = 50
+"""How often results and progress are fetched from the worker [ms]."""
 
 Report: TypeAlias = Callable[[object], None]
-
-
-class Token:
-    """Asks a run to end: set by a Cancel button or by a closing window."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.worker: Any = None
-
-    def set(self) -> None:
-        """Ask the run to end after the tile that it is at."""
-        self._event.set()
-
-    def is_set(self) -> bool:
-        """Tell whether the run should end."""
-        quitting = self.worker is not None and self.worker.abort_requested
-        return self._event.is_set() or quitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +42,13 @@ class Job:
     Attributes
     ----------
     title : what people read while it runs
-    work : runs in the worker thread; takes a reporter of `runs.runner` events
-        (or of texts) and a token; must not touch layers or Qt
+    work : runs in the worker thread; takes a reporter of `runs.runner` events (or of
+        texts) and a cancel token; must not touch layers or Qt
     done : takes the result of `work` on the main thread
     """
 
     title: str
-    work: Callable[[Report, Token], Any]
+    work: Callable[[Report, CancelToken], Any]
     done: Callable[[Any], None]
 
 
@@ -70,18 +58,11 @@ class Outcome:
 
     error: Exception | None = None
     cancelled: bool = False
-    finished: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What there is to show of a run.
-
-    Attributes
-    ----------
-    text : one line
-    done, total : tiles; total 0 while not known
-    """
+    """What there is to show of a run: a line, and tiles (total 0 while not known)."""
 
     text: str = ""
     done: int = 0
@@ -98,16 +79,14 @@ class _Bar(cancelable_progress):  # type: ignore[misc]  # napari has no types
 
 
 class Run:
-    """Jobs one after the other in a worker thread.
+    """Jobs one after the other in a worker thread; also the token that cancels them.
 
-    Made, started and told about on the main thread.
-
-    Parameters
-    ----------
-    jobs : what to do
-    changed : called with each new state
-    ended : called once, with the outcome, whatever it is
+    Made, started and told about on the main thread. `changed` is called with each
+    state that is shown, `ended` once, with the outcome, whatever it is; both may be
+    replaced while it runs.
     """
+
+    _delivering: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -116,12 +95,37 @@ class Run:
         ended: Callable[[Outcome], None],
     ) -> None:
         self.jobs = tuple(jobs)
-        self.token = Token()
-        self._changed, self._ended = changed, ended
-        self._bar: _Bar | None = None
+        self.changed, self.ended = changed, ended
+        self.state = State()
+        self._cancelled = threading.Event()
         self._outcome = Outcome()
-        self._last_shown = 0.0
+        self._results: deque[tuple[Job, Any]] = deque()
+        self._latest: deque[State] = deque(maxlen=1)
+        self._finished = threading.Event()
+        self._bar: _Bar | None = None
         self._worker: Any = None
+        self._timer = QTimer()
+        self._timer.setInterval(TICK_MS)
+        self._timer.timeout.connect(self._tick)
+
+    def __repr__(self) -> str:
+        return f"super-resolution of {', '.join(job.title for job in self.jobs)}"
+
+    def __call__(self) -> None:
+        """Work, in the worker thread; nothing may be raised from here."""
+        try:
+            for job in self.jobs:
+                if self.is_set():
+                    raise Cancelled("cancelled")
+                self._report(job, f"{job.title}: preparing")
+                report = functools.partial(self._report, job)
+                self._results.append((job, job.work(report, self)))
+        except Cancelled:
+            self._outcome.cancelled = True
+        except Exception as error:  # whatever it is, somebody waits for the end
+            logger.debug("run failed", exc_info=True)
+            self._outcome.error = error
+        self._finished.set()
 
     @property
     def running(self) -> bool:
@@ -130,81 +134,77 @@ class Run:
 
     def start(self) -> None:
         """Begin; returns at once."""
-        self._post = posted(self._show)
-        self._hand_over = posted(self._done)
-        self._finish = posted(self._end)
-        self._worker = create_worker(self._work, _start_thread=False)
-        self.token.worker = self._worker
+        self._worker = create_worker(self, _start_thread=False)
         title = ", ".join(job.title for job in self.jobs)
         self._bar = _Bar(total=0, desc=title[:60], cancel_callback=self.cancel)
+        self._timer.start()
         self._worker.start()
 
     def cancel(self) -> None:
         """Ask the run to end; it does so after the tile that it is at."""
-        self.token.set()
-        self._changed(State("Ends after this tile ..."))
+        self._cancelled.set()
+        self.state = State("Ends after this tile ...")
+        self.changed(self.state)
 
-    def _work(self) -> None:
-        """Run in the worker thread; nothing may be raised from here."""
-        outcome = self._outcome
-        try:
-            for job in self.jobs:
-                if self.token.is_set():
-                    raise Cancelled("cancelled")
-                self._report(job, f"{job.title}: preparing")
-                report = functools.partial(self._report, job)
-                self._hand_over(job, job.work(report, self.token))
-        except Cancelled:
-            outcome.cancelled = True
-        except Exception as error:  # whatever it is, somebody waits for the end
-            logger.debug("run failed", exc_info=True)
-            outcome.error = error
-        self._finish(outcome)
+    def is_set(self) -> bool:
+        """Tell whether the run should end: a button, or a closing window, asks so."""
+        quitting = self._worker is not None and self._worker.abort_requested
+        return self._cancelled.is_set() or quitting
 
     def _report(self, job: Job, event: object) -> None:
-        """Turn an event into a state; in the worker thread, so no Qt."""
-        now = time.monotonic()
+        """Turn an event into the latest state; in the worker thread, so no Qt."""
         if isinstance(event, str):
-            self._post(State(event))
+            self._latest.append(State(event))
         elif isinstance(event, RunStarted):
             text = f"{job.title}: {_STAGES.get(event.stage, event.stage)}"
-            self._post(State(text, event.done, event.total))
+            self._latest.append(State(text, event.done, event.total))
         elif isinstance(event, TileDone):
-            last = event.done == event.total
-            if last or now - self._last_shown >= SHOW_SECONDS:
-                self._last_shown = now
-                self._post(State(_progress_text(job, event), event.done, event.total))
+            text = _progress_text(job, event)
+            self._latest.append(State(text, event.done, event.total))
+
+    def _tick(self) -> None:
+        """Deliver one result, the latest state or the end, but not inside another."""
+        if Run._delivering:
+            return
+        Run._delivering = True
+        try:
+            finished = self._finished.is_set()
+            if self._results:
+                self._deliver(*self._results.popleft())
+            elif finished:
+                self._end()
+            elif self._latest:
+                self._show(self._latest.popleft())
+        finally:
+            Run._delivering = False
 
     def _show(self, state: State) -> None:
-        bar = self._bar
-        if bar is None:
-            return
-        if not self.token.is_set():
-            self._changed(state)
-        # napari's bar turns the event loop, so that the end may come in here
-        if state.total and bar.total != state.total:
-            bar.reset(total=state.total)
-        if self._bar is bar:
-            bar.set_description(state.text[:60])
-        if self._bar is bar and state.total:
-            bar.update(state.done - bar.n)
+        if not self.is_set():
+            self.state = state
+            self.changed(state)
+        if self._bar is not None:
+            if state.total and self._bar.total != state.total:
+                self._bar.reset(total=state.total)
+            self._bar.set_description(state.text[:60])
+            if state.total:
+                self._bar.update(state.done - self._bar.n)
 
-    def _done(self, job: Job, result: Any) -> None:
-        if self.token.worker.abort_requested:  # the window is closing
+    def _deliver(self, job: Job, result: Any) -> None:
+        if self._worker.abort_requested:  # the window is closing
             return
         try:
             job.done(result)
-            self._outcome.finished += 1
         except Exception as error:  # a result that cannot be shown is an error too
             logger.debug("result could not be shown", exc_info=True)
             self._outcome.error = self._outcome.error or error
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self) -> None:
+        self._timer.stop()
         if self._bar is not None:
             self._bar.close()
             self._bar = None
         self._worker = None
-        self._ended(outcome)
+        self.ended(self._outcome)
 
 
 _STAGES = {
@@ -218,7 +218,7 @@ _STAGES = {
 def _progress_text(job: Job, event: TileDone) -> str:
     stage = _STAGES.get(event.stage, event.stage)
     rate = event.elapsed / max(event.done, 1)
-    speed = f"{1 / rate:.1f} tiles/s" if rate < 1 else f"{rate:.1f} s per tile"
+    speed = f"{1 / rate:.1f} tiles/s" if 0 < rate < 1 else f"{rate:.1f} s per tile"
     return (
         f"{job.title}: {stage}, {event.done} of {event.total} tiles, {speed}, "
         f"{duration(event.remaining)} left"
@@ -233,3 +233,24 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+@functools.cache
+def warm_up() -> threading.Thread:
+    """Import PyTorch and load the embedded model, once, while a person still chooses.
+
+    An interpreter must not leave in the middle of an import: it waits for the end.
+    """
+    thread = threading.Thread(target=_load, name="napari-swin2sr warm-up", daemon=True)
+    thread.start()
+    atexit.register(thread.join, 60)
+    return thread
+
+
+def _load() -> None:
+    try:
+        from napari_swin2sr.engine.upscaler import load_model
+
+        load_model("default")
+    except Exception:  # the run itself will say what is wrong
+        logger.debug("warm-up failed", exc_info=True)

@@ -19,16 +19,16 @@ from napari_swin2sr.plugin.live.layer import add_live_layer, exact_result, live_
 RNG = np.random.default_rng(0)
 SMOOTH = np.add.outer(np.arange(90) * 5, np.arange(70) * 3)
 PIXELS = {
-    "grey": (SMOOTH % 251).astype(np.uint8),
+    "gray": (SMOOTH % 251).astype(np.uint8),
     "16 bit": (SMOOTH * 40 + RNG.integers(0, 50, SMOOTH.shape)).astype(np.uint16),
-    "colour": np.stack([SMOOTH % n for n in (251, 199, 151)], -1).astype(np.uint8),
+    "color": np.stack([SMOOTH % n for n in (251, 199, 151)], -1).astype(np.uint8),
 }
 
 
 @pytest.mark.parametrize("kind", list(PIXELS))
 @pytest.mark.parametrize("lazy", [False, True], ids=["numpy", "dask"])
 def test_a_live_layer_has_the_pixels_of_apply(qapp, kind, lazy):
-    pixels, rgb = PIXELS[kind], kind == "colour"
+    pixels, rgb = PIXELS[kind], kind == "color"
     viewer = ViewerModel()
     layer = viewer.add_image(
         da.from_array(pixels, chunks=(40, 40, 3)[: pixels.ndim]) if lazy else pixels,
@@ -50,7 +50,7 @@ def test_a_live_layer_has_the_pixels_of_apply(qapp, kind, lazy):
 def test_the_command_upscales_every_selected_image(qapp, fake_run, wait_until):
     viewer = ViewerModel()
     for name in "ab":
-        viewer.add_image(PIXELS["grey"], name=name)
+        viewer.add_image(PIXELS["gray"], name=name)
     viewer.layers.selection = set(viewer.layers)
     commands.upscale_live(viewer)
     wait_until(lambda: not commands._RUNS)
@@ -97,5 +97,5 @@ def test_a_huge_lazy_image(qapp, slowness):
     controller.pyramid.chain[-1].filler.join(120)
     assert added < 2 * slowness()
     assert first_tile < 2 * slowness()
-    assert finest.cache.nbytes < finest.cache.max_bytes
+    assert finest.cache.n_bytes < finest.cache.limit_bytes
     assert process.memory_info().rss - before < 6e8

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
 from napari.utils.notifications import show_warning
-from qtpy.QtCore import QTimer
+from superqt.utils import ensure_main_thread, qthrottled
 
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
@@ -20,9 +21,12 @@ from napari_swin2sr.plugin.layer_source import (
 )
 from napari_swin2sr.plugin.live.progressive import ProgressiveArray
 from napari_swin2sr.plugin.live.pyramid import Deferred, Pyramid
-from napari_swin2sr.plugin.main_thread import posted
-from napari_swin2sr.plugin.placement import free_name, layer_keywords
-from napari_swin2sr.plugin.provenance import provenance
+from napari_swin2sr.plugin.placement import (
+    free_name,
+    layer_keywords,
+    record,
+    show_result,
+)
 from napari_swin2sr.plugin.settings import current_settings, tile_cache
 from napari_swin2sr.tiles.plan import plan_tiles
 
@@ -43,18 +47,20 @@ _ALIVE: set[LiveLayer] = set()
 class LiveLayer:
     """Keeps a layer in step with its pyramid, and ends with the layer.
 
-    Lives on the main thread; the pyramid's threads reach it through `posted` only.
+    Lives on the main thread; the pyramid's threads reach it through `arrived` and
+    `failed` only. `refined` is told in words how much of the view is sharp.
     """
 
-    def __init__(self, viewer: ViewerModel, name: str) -> None:
-        self.viewer, self.name = viewer, name
+    def __init__(
+        self, viewer: ViewerModel, name: str, refined: Callable[[str], None]
+    ) -> None:
+        self.viewer, self.name, self.refined = viewer, name, refined
         self.layer: Image | None = None
         self.pyramid: Pyramid | None = None
         self._told = False
-        self._timer = QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(REFRESH_MS)
-        self._timer.timeout.connect(self._refresh)
+        self._refresh_soon = qthrottled(
+            self._refresh, timeout=REFRESH_MS, leading=False
+        )
 
     def start(self, layer: Image, pyramid: Pyramid) -> None:
         """Watch over a layer until it is removed."""
@@ -67,7 +73,7 @@ class LiveLayer:
         """End the pyramid's threads and free its tiles; the layer is gone."""
         if self.layer is None or self.pyramid is None:
             return
-        self._timer.stop()
+        self._refresh_soon.cancel()
         self.layer.events.visible.disconnect(self.show_soon)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.pyramid.close()
@@ -76,8 +82,8 @@ class LiveLayer:
 
     def show_soon(self, event: Any = None) -> None:
         """Show what has arrived, together with what arrives in the next moment."""
-        if self.layer is not None and not self._timer.isActive():
-            self._timer.start()
+        if self.layer is not None:
+            self._refresh_soon()
 
     def _refresh(self) -> None:
         if self.layer is None or self.pyramid is None:
@@ -88,9 +94,25 @@ class LiveLayer:
         self.pyramid.drop_stale(self.layer.data_level)
         done = self.pyramid.idle
         self.layer.refresh(thumbnail=done, extent=False, highlight=False)
+        self.refined(f"{self.name}: {self._state()}")
 
-    def tell(self, error: Exception) -> None:
-        """Show the first error; log the others."""
+    def _state(self) -> str:
+        """Say how much of the view is sharp."""
+        assert self.layer is not None
+        assert self.pyramid is not None
+        if self.layer.data_level > 0:
+            return "the original; zoom in to sharpen"
+        sharp, total = self.pyramid.arrays[0].progress
+        return "sharp" if sharp == total else f"{sharp} of {total} tiles in view sharp"
+
+    @ensure_main_thread
+    def arrived(self) -> None:
+        """Take note of a tile, from any thread."""
+        self.show_soon()
+
+    @ensure_main_thread
+    def failed(self, error: Exception) -> None:
+        """Show the first error, from any thread; log the others."""
         logger.error("live layer %s: %s", self.name, error, exc_info=error)
         if not self._told:
             self._told = True
@@ -114,6 +136,7 @@ def add_live_layer(
     layer: Image,
     options: UpscaleOptions,
     handle: ModelHandle,
+    refined: Callable[[str], None] = lambda text: None,
 ) -> Image:
     """Add a layer that is super-resolved where one looks, and return it.
 
@@ -121,10 +144,16 @@ def add_live_layer(
 
     Parameters
     ----------
-    viewer : gets the new layer
-    layer : image layer of any kind: NumPy, dask, Zarr, multiscale, RGB, T C Z axes
-    options : its `tile` is that of the preferences when None
-    handle : the model that `options` name
+    viewer : ViewerModel
+        Gets the new layer.
+    layer : Image
+        Of any kind: NumPy, dask, Zarr, multiscale, RGB, T C Z axes.
+    options : UpscaleOptions
+        Its `tile` is that of the preferences when None.
+    handle : ModelHandle
+        The model that `options` name.
+    refined : callable, optional
+        Told in words how much of the view is sharp, whenever that changes.
 
     Raises
     ------
@@ -154,25 +183,25 @@ def add_live_layer(
         lambda: _lazy(image, options, pyramid, source),
     )
     name = free_name([other.name for other in viewer.layers], f"{layer.name} live")
-    controller = LiveLayer(viewer, name)
+    controller = LiveLayer(viewer, name, refined)
     pyramid = Pyramid(
         source,
         finest,
         tile_cache(),
         dark=0 if layer.rgb else float(layer.contrast_limits[0]),
-        changed=posted(controller.show_soon),
-        failed=posted(controller.tell),
+        changed=controller.arrived,
+        failed=controller.failed,
     )
     keywords = layer_keywords(
         layer,
         config.upscale,
         (source.layout.y, source.layout.x),
         name=name,
-        provenance=provenance(layer, source, options, handle) | {"live": True},
+        provenance=record(layer, source, options, handle) | {"live": True},
     )
     new = Image(pyramid.levels, multiscale=True, **keywords)
     controller.start(new, pyramid)
-    viewer.add_layer(new)
+    show_result(viewer, layer, new)
     return new
 
 

@@ -1,23 +1,29 @@
 """The levels of a live layer: super-resolved, original, block means of the original.
 
-Coarser levels never come from super-resolved pixels. So adding the layer calls the
+Lower resolutions never come from super-resolved pixels. So adding the layer calls the
 model zero times, zoomed out it shows the original, and only what is looked at beyond
 the original's resolution is computed.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_swin2sr.plugin.layer_source import LayerSource
-from napari_swin2sr.plugin.live.progressive import ProgressiveArray
-from napari_swin2sr.plugin.live.resample import BlockMeans, SourceTiles
-from napari_swin2sr.plugin.live.tiles import Filler, Index, Level, TileCache
+from napari_swin2sr.plugin.live.progressive import (
+    Filler,
+    Index,
+    Level,
+    ProgressiveArray,
+)
+from napari_swin2sr.tiles.cache import BlockCache
+from napari_swin2sr.tiles.chunks import ChunkGrid
 
 if TYPE_CHECKING:
     from napari_swin2sr.tiles.lazy import LazyUpscaled
@@ -31,11 +37,6 @@ class Deferred:
 
     Choosing the value range reads pixels, and loading the network takes a while;
     neither may hold up the layer, so both happen with the first tile, in its thread.
-
-    Parameters
-    ----------
-    shape, dtype, chunks : of the result; chunks as dask writes them
-    make : returns the result
     """
 
     def __init__(
@@ -66,18 +67,12 @@ class Deferred:
 class Pyramid:
     """The levels, the two threads that fill them, and their end.
 
-    Parameters
-    ----------
-    source : the original
-    finest : super-resolved tiles
-    cache : store of finished tiles, shared by all pyramids
-    dark : value of pixels about which nothing is known yet
-    changed : called after each tile, in another thread
-    failed : called with the first error of each level, in another thread
+    `changed` and `failed` are those of `ProgressiveArray`; `dark` is the value of
+    pixels about which nothing is known yet.
 
     Attributes
     ----------
-    chain : super-resolved, original, coarser ones; each stands in for the one before
+    chain : super-resolved, original, lower ones; each stands in for the one before
     levels : what napari gets. Restored images have the size of the original, which
         napari would then always show instead, so it is left out.
     """
@@ -86,11 +81,11 @@ class Pyramid:
         self,
         source: LayerSource,
         finest: Level,
-        cache: TileCache,
+        cache: BlockCache,
         *,
         dark: float = 0,
-        changed: Callable[[], None],
-        failed: Callable[[Exception], None],
+        changed: Callable[[], object],
+        failed: Callable[[Exception], object],
     ) -> None:
         self._model_thread = Filler("napari-swin2sr network")
         self._reader_thread = Filler("napari-swin2sr reader")
@@ -139,10 +134,10 @@ class Pyramid:
             if array.number < number:
                 array.filler.want(array, [])
 
-    def close(self, timeout: float | None = None) -> None:
+    def close(self) -> None:
         """End the threads after the tile that each is at, and free the tiles."""
-        for filler in (self._model_thread, self._reader_thread):
-            filler.close(timeout)
+        self._model_thread.close()
+        self._reader_thread.close()
         for array in self.arrays:
             array.forget()
 
@@ -182,3 +177,116 @@ def _preview(level: Level, axes: tuple[int, int], dark: float) -> NDArray[Any]:
         info = np.iinfo(dtype)
         dark = min(max(int(dark), info.min), info.max)
     return np.full(level.shape, dark, dtype)
+
+
+# -- levels without a network --------------------------------------------------------
+
+
+class SourceTiles:
+    """An array read in tiles of its own grid, or of `tile` without one: a `Level`.
+
+    `axes` are the Y and X axis of the array, `samples` is that of RGB samples.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        axes: tuple[int, int],
+        samples: int | None = None,
+        tile: int = 512,
+    ) -> None:
+        self.source = source
+        self.shape = tuple(int(n) for n in source.shape)
+        self.dtype = np.dtype(source.dtype)
+        sides = {axis: _side(source, axis, tile) for axis in axes}
+        self.chunks = tile_grid(self.shape, sides, samples)
+
+    def block_at(self, index: Index) -> NDArray[Any]:
+        """Return one tile, read now."""
+        return np.asarray(
+            self.source[ChunkGrid.from_sizes(self.chunks).slices_at(index)]
+        )
+
+
+class BlockMeans:
+    """A coarser level made of means of blocks of the source: a `Level`.
+
+    napari draws the pixels of every level over the same extent. Where the source is
+    no multiple of the factor, blocks are therefore spread evenly, some a pixel
+    smaller than others, so that no level is ever more than one pixel off.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        axes: tuple[int, int],
+        factor: int,
+        samples: int | None = None,
+    ) -> None:
+        self.source, self.axes = source, axes
+        full = tuple(int(n) for n in source.shape)
+        self.shape = tuple(
+            -(-n // factor) if axis in axes else n for axis, n in enumerate(full)
+        )
+        self.dtype = np.dtype(source.dtype)
+        side = max(4096 // factor, 16)
+        self.chunks = tile_grid(self.shape, dict.fromkeys(axes, side), samples)
+        self._edges = {
+            axis: np.arange(self.shape[axis] + 1) * full[axis] // self.shape[axis]
+            for axis in axes
+        }
+
+    def block_at(self, index: Index) -> NDArray[Any]:
+        """Return one tile of means, rounded to the type of the source."""
+        span = list(ChunkGrid.from_sizes(self.chunks).slices_at(index))
+        edges = {}
+        for axis in self.axes:
+            edges[axis] = self._edges[axis][span[axis].start : span[axis].stop + 1]
+            span[axis] = slice(int(edges[axis][0]), int(edges[axis][-1]))
+        means = np.asarray(self.source[tuple(span)])
+        for axis in self.axes:
+            means = _means(means, edges[axis] - edges[axis][0], axis)
+        if np.issubdtype(self.dtype, np.integer):
+            means = np.rint(means)
+        return means.astype(self.dtype)
+
+
+def _means(array: NDArray[Any], edges: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return the means between successive edges of an axis, as float32 or wider.
+
+    One `add.reduce` per block is forty times faster than `add.reduceat`.
+    """
+    moved = np.moveaxis(array, axis, 0)
+    kind = np.result_type(array.dtype, np.float32)
+    out = np.empty((len(edges) - 1, *moved.shape[1:]), kind)
+    for row, (first, last) in enumerate(itertools.pairwise(edges)):
+        np.add.reduce(moved[first:last], axis=0, dtype=kind, out=out[row])
+        out[row] /= last - first
+    return np.moveaxis(out, 0, axis)
+
+
+def tile_grid(
+    shape: Sequence[int], sides: Mapping[int, int], samples: int | None
+) -> tuple[tuple[int, ...], ...]:
+    """Return dask-style chunks: tiles along `sides`, one position along the rest.
+
+    The axis of RGB samples stays whole.
+    """
+    chunks = []
+    for axis, n in enumerate(shape):
+        side = n if axis == samples else sides.get(axis, 1)
+        full, rest = divmod(n, side)
+        chunks.append((side,) * full + ((rest,) if rest else ()))
+    return tuple(chunks)
+
+
+def _side(source: Any, axis: int, tile: int) -> int:
+    """Return a tile side that reads every chunk of the source only once."""
+    chunks = getattr(source, "chunks", None)
+    if not chunks or len(chunks) != len(source.shape):
+        return tile
+    own = chunks[axis]
+    side = int(own[0] if isinstance(own, Sequence) else own)
+    if not 0 < side <= 4096:
+        return tile if side <= 0 else 4096
+    return side * max(tile // side, 1)

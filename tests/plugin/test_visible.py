@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_swin2sr.plugin.live.visible import visible_region
+from napari_swin2sr.plugin.placement import visible_region
 
 TRANSFORMS = {
     "plain": {},
