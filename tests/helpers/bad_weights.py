@@ -387,24 +387,39 @@ SAFETENSORS = {
     "W26-nan": (header(b'{"a": NaN}'), "header is damaged"),
     "W27": (header(b'{"a":' + b"[" * 900_000), "header is damaged: too deep"),
     "W28": (header(b'{"\xff\xfe": 1}'), "header is damaged"),
-    "W29-array": (header([1, 2]), "a list instead of named tensors"),
-    "W29-negative": (header({"a": entry(offsets=(-4, 0))}), "no whole numbers"),
+    "W29-array": (header([1, 2]), "invalid type: sequence"),
+    "W29-negative": (
+        header({"a": entry(offsets=(-4, 0))}),
+        "invalid value: integer `-4`",
+    ),
     "W30-hole": (
         header({"a": entry(), "b": entry(offsets=(8, 12))}, bytes(12)),
-        "a hole or an overlap at byte 4",
+        "(?i:invalid ?offset).*b",
     ),
     "W30-overlap": (
         header({"a": entry(), "b": entry(offsets=(2, 6))}, bytes(6)),
-        "a hole or an overlap at byte 2",
+        "(?i:invalid ?offset).*b",
     ),
-    "W30-start": (header({"a": entry(offsets=(4, 8))}, bytes(8)), "before the first"),
-    "W31-overflow": (header({"a": entry(shape=(1 << 40,) * 4)}), "size of its shape"),
-    "W31-size": (header({"a": entry(shape=(2,))}, b"1234"), "size of its shape"),
-    "W31-true": (header({"a": entry(shape=(True,))}, b"1234"), "no whole numbers"),
-    "W32": (header({"a": entry(dtype="F7")}, b"1234"), "has the type 'F7'"),
+    "W30-start": (
+        header({"a": entry(offsets=(4, 8))}, bytes(8)),
+        "(?i:invalid ?offset).*a",
+    ),
+    "W31-overflow": (
+        header({"a": entry(shape=(1 << 40,) * 4)}, b"1234"),
+        "overflow computing buffer size|ValidationOverflow",
+    ),
+    "W31-size": (
+        header({"a": entry(shape=(2,))}, b"1234"),
+        "invalid shape, data type, or offset|TensorInvalidInfo",
+    ),
+    "W31-true": (
+        header({"a": entry(shape=(True,))}, b"1234"),
+        "invalid type: boolean `true`",
+    ),
+    "W32": (header({"a": entry(dtype="F7")}, b"1234"), "unknown variant `F7`"),
     "W33": (
         header({"a": entry(), "__metadata__": {"b": 1}}, b"1234"),
-        "something else than texts",
+        "invalid type: integer `1`, expected a string",
     ),
     "W34": (
         header(b'{"a":%s,"a":%s}' % ((json.dumps(entry()).encode(),) * 2), b"1234"),

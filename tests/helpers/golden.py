@@ -66,7 +66,7 @@ def read_cases(variant: str) -> list[Case]:
         ]
 
 
-def seeded_weight(key: str, shape: list[int]) -> torch.Tensor:
+def seeded_weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
     """Return the reference's weights for one parameter, by its original name."""
     rs = np.random.RandomState(zlib.crc32(key.encode()))
     normal = rs.standard_normal(shape)
@@ -82,9 +82,14 @@ def seeded_weight(key: str, shape: list[int]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(normal, np.float32))
 
 
+def original_shapes(variant: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each parameter by its original name."""
+    return {k: tuple(v) for k, v in read_config(variant)["parameters"].items()}
+
+
 def original_weights(variant: str) -> dict[str, torch.Tensor]:
     """Return the reference's weights under their original names."""
-    shapes = read_config(variant)["parameters"]
+    shapes = original_shapes(variant)
     return {key: seeded_weight(key, shape) for key, shape in shapes.items()}
 
 

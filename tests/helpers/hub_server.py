@@ -32,6 +32,7 @@ class Fault:
     page : send a web page instead
     stall : say nothing for so many seconds, after half of the file
     trickle : send single bytes, one in so many seconds
+    length : say that the file has this length; "" says nothing
     times : how often, from now on
     """
 
@@ -40,6 +41,7 @@ class Fault:
     page: bool = False
     stall: float = 0.0
     trickle: float = 0.0
+    length: str | None = None
     times: int = 1_000_000
 
 
@@ -181,7 +183,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send_status(416)
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        length = str(len(content) - start) if fault.length is None else fault.length
+        if length:
+            self.send_header("Content-Length", length)
         if start:
             last = len(content) - 1
             self.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
@@ -207,5 +211,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.hub.closing.wait(fault.stall)
         else:
             self.wfile.write(content[start : int(len(content) * fault.cut_at)])
-        if fault.trickle or fault.stall or fault.cut_at < 1:
+        if fault.trickle or fault.stall or fault.cut_at < 1 or fault.length is not None:
             self.close_connection = True

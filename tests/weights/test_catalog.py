@@ -62,7 +62,7 @@ def test_facts(name, upscale, window, channels, million):
     if info.n_bytes:  # the numbers, and a list of their names
         assert 0 < info.n_bytes - 4 * info.n_parameters < 300_000
     if info.source != "embedded":
-        assert info.licence == "Apache-2.0"
+        assert info.license == "Apache-2.0"
         assert info.revision == "v0.0.1" or len(info.revision) == 40
 
 
@@ -96,7 +96,8 @@ def test_embedded(name):
 def test_damaged_default_is_noticed(tmp_path, monkeypatch):
     damaged = bytearray(resolve_model("default").path.read_bytes())
     damaged[-100] ^= 1
-    (tmp_path / "model.safetensors").write_bytes(damaged)
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default" / "model.safetensors").write_bytes(damaged)
     monkeypatch.setattr(registry, "_EMBEDDED", tmp_path)
     with pytest.raises(WeightsError, match="damaged or was replaced"):
         resolve_model("default")

@@ -20,9 +20,9 @@ from helpers.golden import (
     TOLERANCE,
     VARIANTS,
     make_config,
+    original_shapes,
     original_weights,
     read_cases,
-    read_config,
     rename,
 )
 from helpers.official import official, write
@@ -34,9 +34,8 @@ from napari_swin2sr.model.swin2sr import load_network, save_network
 from napari_swin2sr.weights.checkpoint import read_weights
 from napari_swin2sr.weights.state_dict import (
     count_parameters,
+    hub_names,
     hub_shapes,
-    original_shapes,
-    parameters,
 )
 
 NO_3CONV = [v for v in VARIANTS if v not in ("real_x4_large", "light_3conv")]
@@ -48,8 +47,13 @@ NO_3CONV = [v for v in VARIANTS if v not in ("real_x4_large", "light_3conv")]
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_table_has_every_original_name_and_shape(variant):
-    theirs = {k: tuple(v) for k, v in read_config(variant)["parameters"].items()}
-    assert original_shapes(make_config(variant)) == theirs
+    theirs = original_shapes(variant)
+    translated = {}
+    for name, hub in hub_names(theirs).items():
+        rows, *rest = theirs[name]
+        translated |= dict.fromkeys(hub, (rows // len(hub), *rest))
+    assert translated == hub_shapes(make_config(variant))
+    assert sum(len(hub) for hub in hub_names(theirs).values()) == len(translated)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -74,8 +78,7 @@ def test_parameters_of_published_models():
         upsampler="pixelshuffledirect",
     )
     assert count_parameters(light) == 1_005_348
-    assert sum(1 for _ in parameters(light)) == 436  # as the authors' file has
-    assert len(hub_shapes(light)) == 484
+    assert len(hub_shapes(light)) == 484  # 436 in the authors' file, 24 of them fused
 
 
 # -- official files ------------------------------------------------------------------

@@ -60,7 +60,7 @@ def run_models(args: argparse.Namespace) -> int:
         size = f"{model.n_bytes / 1e6:.1f} MB" if model.n_bytes else "size unknown"
         state = "here" if model.downloaded else "downloaded on first use"
         print(f"{model.name:<{width}}  x{model.upscale}  {model.purpose}")
-        print(f"{'':<{width}}      {size}, {state}, {model.licence}")
+        print(f"{'':<{width}}      {size}, {state}, {model.license}")
     return EXIT_OK
 
 

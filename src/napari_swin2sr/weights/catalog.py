@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.config import Swin2SRConfig, stated_config
 from napari_swin2sr.weights.download import file_sha256
-from napari_swin2sr.weights.infer import infer_config, stated_config
 from napari_swin2sr.weights.registry import (
     fetch_repository,
     published_models,
@@ -20,7 +19,7 @@ from napari_swin2sr.weights.registry import (
     unknown_model,
 )
 from napari_swin2sr.weights.safety import find_weights, read_weights_file
-from napari_swin2sr.weights.state_dict import count_parameters
+from napari_swin2sr.weights.state_dict import count_parameters, infer_config
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -34,19 +33,32 @@ class ModelInfo:
 
     Attributes
     ----------
-    name : what `resolve_model`, the command line and the widget take
-    purpose : the images it was trained for
-    upscale : output pixels per input pixel and side
-    window_size : side of the attention windows [input px]
-    num_channels : 3 (RGB, and grey in one pass) or 1 (grey only)
-    n_parameters : how many numbers it has learned
-    n_bytes : size of the file [bytes]; None where not published
-    licence : of the weights (SPDX)
-    source : repository of the hub, URL, or "embedded"
-    revision : commit, tag, or "" for the embedded one
-    sha256 : hash of the file; None if its publishers do not tell
-    downloaded : whether it is on this machine
-    config : its hyper-parameters
+    name : str
+        What `load_model`, the command line and the widget take.
+    purpose : str
+        The images it was trained for.
+    upscale : int
+        Output pixels per input pixel and side.
+    window_size : int
+        Side of the attention windows [input px].
+    num_channels : int
+        3 (RGB, and gray in one pass) or 1 (gray only).
+    n_parameters : int
+        Number of parameters.
+    n_bytes : int or None
+        Size of the file [bytes]; None where not published.
+    license : str
+        License of the weights (SPDX).
+    source : str
+        Repository of the hub, URL, or "embedded".
+    revision : str
+        Commit, tag, or "" for embedded ones.
+    sha256 : str or None
+        Hash of the file; None if its publishers do not tell.
+    downloaded : bool
+        Whether it is on this machine.
+    config : Swin2SRConfig or None
+        Its hyper-parameters.
     """
 
     name: str
@@ -56,7 +68,7 @@ class ModelInfo:
     num_channels: int
     n_parameters: int
     n_bytes: int | None
-    licence: str
+    license: str
     source: str
     revision: str
     sha256: str | None
@@ -70,10 +82,14 @@ class ResolvedModel:
 
     Attributes
     ----------
-    name : its name, or the path it was given by
-    path : its weights file
-    config : its hyper-parameters; None if only loading the weights can tell
-    sha256 : hash of the weights file
+    name : str
+        Its name, or the path it was given by.
+    path : Path
+        Its weights file.
+    config : Swin2SRConfig or None
+        Its hyper-parameters; None if only loading the weights can tell.
+    sha256 : str
+        Hash of the weights file.
     """
 
     name: str
@@ -83,7 +99,13 @@ class ResolvedModel:
 
 
 def list_models() -> list[ModelInfo]:
-    """Describe every model that has a name; nothing is downloaded or loaded."""
+    """Describe every model that has a name; nothing is downloaded or loaded.
+
+    Returns
+    -------
+    list of ModelInfo
+        The embedded ones first.
+    """
     return [
         ModelInfo(
             name=name,
@@ -93,7 +115,7 @@ def list_models() -> list[ModelInfo]:
             num_channels=config.num_channels,
             n_parameters=count_parameters(config),
             n_bytes=known.n_bytes,
-            licence=known.licence,
+            license=known.license,
             source=known.source,
             revision=known.revision,
             sha256=known.sha256,
@@ -112,10 +134,17 @@ def resolve_model(
 
     Parameters
     ----------
-    name_or_path : a name of `list_models`, a model folder, a weights file, or a
-        repository of the hub as `owner/name` or `owner/name@revision`
-    progress : called with the bytes that are here and those in total, during a
-        download; without it, a bar is shown if standard error is a terminal
+    name_or_path : str or PathLike
+        A name of `list_models`, a model folder, a weights file, or a repository of
+        the hub as `owner/name` or `owner/name@revision`.
+    progress : callable, optional
+        Called with the bytes that are here and those in total (or None), during a
+        download; without it, a bar is shown if standard error is a terminal.
+
+    Returns
+    -------
+    ResolvedModel
+        Where it is, and what is known of it.
 
     Raises
     ------

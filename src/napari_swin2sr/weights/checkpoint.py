@@ -15,28 +15,25 @@ from torch import Tensor
 
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.replace import write_bytes
-from napari_swin2sr.weights.infer import (
-    ANOTHER_MODEL,
-    METADATA_CONFIG,
-    check_config,
-    infer_config,
-    recognise,
-    stated_config,
-)
+from napari_swin2sr.weights.config import ANOTHER_MODEL, METADATA_CONFIG, stated_config
 from napari_swin2sr.weights.registry import CONFIG_NAME
 from napari_swin2sr.weights.safety import (
     DOWNLOAD_AGAIN,
     WEIGHTS_NAMES,
     WeightsFile,
     find_weights,
+    printable,
     read_weights_file,
 )
 from napari_swin2sr.weights.state_dict import (
     MASKED,
+    check_config,
+    hub_names,
+    hub_shapes,
+    infer_config,
     is_derived,
-    is_original,
     offset_tables,
-    parameters,
+    recognize,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +46,7 @@ _WRAPPERS = ("params_ema", "params", "state_dict")
 """Where training code puts the weights, the averaged ones first."""
 
 _FLOATS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+_INTEGERS = {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 
 _LARGEST = 1e4
 """Real weights stay far below; single-precision results overflow far above."""
@@ -66,16 +64,22 @@ def read_weights(
 
     Parameters
     ----------
-    path : a hub folder, a `.safetensors` file, or a `.pth` or `.bin` file in the
-        names of the authors or of the hub; the content decides, not the suffix
-    config : hyper-parameters, if the file does not come with them
-    sha256 : hash that the file must have, compared with the very bytes that are read
+    path : str or PathLike
+        A hub folder, a `.safetensors` file, or a `.pth` or `.bin` file in the names
+        of the authors or of the hub; the content decides, not the suffix.
+    config : Swin2SRConfig, optional
+        Hyper-parameters, if the file does not come with them.
+    sha256 : str, optional
+        Hash that the file must have, compared with the very bytes that are read.
 
     Returns
     -------
-    state : float32 parameters under their hub names, complete, finite
-    config : the one given, that of the folder or of the file, else inferred
-    metadata : free texts of a safetensors file
+    state : dict of str to Tensor
+        Float32 parameters under their hub names, complete, finite.
+    config : Swin2SRConfig
+        The one given, that of the folder or of the file, else inferred.
+    metadata : dict of str to str
+        Free texts of a safetensors file.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def read_weights(
     file = read_weights_file(find_weights(path), sha256=sha256)
     tensors = _load_tensors(file)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    recognise(shapes, file.path)
+    recognize(shapes, file.path)
     metadata = dict(file.header.metadata) if file.header else {}
     config = config or stated_config(file, in_folder=file.path != Path(path))
     if config is None:
@@ -120,25 +124,16 @@ def write_weights(
     The folder is made if needed. Each file is complete or not there; transformers
     loads them strictly. The configuration is also written into the weights file, so
     that this file alone is enough.
-
-    Raises
-    ------
-    WeightsError
-        If the folder cannot be written.
     """
     values = config.to_dict()
-    texts = {
-        **(metadata or {}),
-        "format": "pt",
-        METADATA_CONFIG: json.dumps(values),
-    }
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in state.items()
-    }
+    own = {"format": "pt", METADATA_CONFIG: json.dumps(values)}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        content = _in_order(safetensors.torch.save(tensors, texts))
+        content = _in_order(
+            safetensors.torch.save(tensors, {**(metadata or {}), **own})
+        )
         write_bytes(target / WEIGHTS_NAMES[0], content)
         write_bytes(
             target / CONFIG_NAME, (json.dumps(values, indent=2) + "\n").encode()
@@ -167,10 +162,11 @@ def _load_tensors(file: WeightsFile) -> dict[str, Tensor]:
     """Return the tensors of a checked file by name, without wrappers."""
     try:
         if file.kind == "safetensors":
-            return safetensors.torch.load(file.data)
-        content = torch.load(
-            io.BytesIO(file.data), map_location="cpu", weights_only=True
-        )
+            content: Any = safetensors.torch.load(file.checked)
+        else:
+            content = torch.load(
+                io.BytesIO(file.checked), map_location="cpu", weights_only=True
+            )
     except Exception as error:
         # The text of PyTorch's error would advise to switch its protection off.
         raise WeightsError(
@@ -192,14 +188,17 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict):
         raise _no_state_dict(path, f"it holds a {type(content).__name__}")
-    for name, value in content.items():
+    # a pickle may give an OrderedDict other attributes, a method's name among them
+    found = list(dict.items(content))
+    for name, value in found:
         if not isinstance(name, str):
             raise _no_state_dict(path, f"one key is a {type(name).__name__}")
         if not isinstance(value, Tensor):
-            raise _no_state_dict(path, f"{name[:80]!r} is a {type(value).__name__}")
-    parallel = all(name.startswith("module.") for name in content)
+            what = f"'{printable(name)}' is a {type(value).__name__}"
+            raise _no_state_dict(path, what)
+    parallel = all(name.startswith("module.") for name, _ in found)
     prefix = "module." if parallel else ""
-    return {name.removeprefix(prefix): t.detach() for name, t in content.items()}
+    return {name.removeprefix(prefix): tensor.detach() for name, tensor in found}
 
 
 def _no_state_dict(path: Path, why: str) -> WeightsError:
@@ -208,19 +207,28 @@ def _no_state_dict(path: Path, why: str) -> WeightsError:
 
 def _check_tensors(tensors: Mapping[str, Tensor], file: WeightsFile) -> None:
     """Refuse tensors that are not plain numbers, each of them in the file."""
-    total = 0
+    total, seen = 0, set()
     for name, tensor in tensors.items():
         plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if not plain or tensor.is_quantized:
-            raise _no_state_dict(file.path, f"{name[:80]!r} is no ordinary tensor")
+        if not plain or tensor.dtype not in _FLOATS | _INTEGERS:
+            what = f"'{printable(name)}' is no ordinary tensor"
+            raise _no_state_dict(file.path, what)
         n_bytes = tensor.numel() * tensor.element_size()
-        total += 0 if is_derived(name) else n_bytes  # those may share their numbers
+        view = _view(tensor)
+        if not is_derived(name) or view not in seen:  # layers may share their tables
+            total += n_bytes
+        seen.add(view)
         if n_bytes > tensor.untyped_storage().nbytes() or total > len(file.data):
             raise WeightsError(
                 file.path,
-                f"{name[:80]!r} claims {n_bytes} bytes, more than the file holds",
+                f"'{printable(name)}' claims {n_bytes} bytes, more than the file holds",
                 SUSPICIOUS,
             )
+
+
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what two tensors have in common that are the same numbers in memory."""
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 # -- checking ------------------------------------------------------------------------
@@ -231,32 +239,34 @@ def _check_derived(
 ) -> None:
     """Compare stored tables with ours: other ones mean another network."""
     offsets, index = offset_tables(config.attention_window)
+    checked = set()
     for name, tensor in tensors.items():
-        if not is_derived(name):
+        kind = name.rpartition(".")[2]
+        if not is_derived(name) or (kind, _view(tensor)) in checked:
             continue
-        if name.endswith("mask"):
+        if kind.endswith("mask"):
             same = bool(((tensor == 0) | (tensor == MASKED)).all())
         else:
-            wanted = index if name.endswith("index") else offsets
+            wanted = index if kind.endswith("index") else offsets
             same = tensor.numel() == wanted.size and np.allclose(
                 tensor.double().numpy().ravel(), wanted.ravel(), rtol=1e-5, atol=1e-5
             )
         if not same:
-            reason = f"{name} is not what Swin2SR uses: this is another network"
+            reason = (
+                f"{printable(name)} is not what Swin2SR uses: this is another network"
+            )
             raise WeightsError(path, reason, ANOTHER_MODEL)
+        checked.add((kind, _view(tensor)))
 
 
 def _to_hub(tensors: Mapping[str, Tensor], config: Swin2SRConfig) -> dict[str, Tensor]:
-    """Return complete float32 parameters under their hub names."""
-    state: dict[str, Tensor] = {}
-    original = is_original(tensors)
-    for parameter in parameters(config):
-        if not original:
-            state |= {name: tensors[name] for name in parameter.hub}
-            continue
-        parts = tensors[parameter.original].chunk(len(parameter.hub))
-        state |= dict(zip(parameter.hub, parts, strict=True))
-    return state
+    """Return the parameters under their hub names, in the network's order."""
+    names = hub_names({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    found: dict[str, Tensor] = {}
+    for name, hub in names.items():
+        parts = tensors[name].chunk(len(hub)) if len(hub) > 1 else (tensors[name],)
+        found |= dict(zip(hub, parts, strict=False))
+    return {name: found[name] for name in hub_shapes(config)}
 
 
 def _check_values(state: dict[str, Tensor], path: Path) -> None:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.options import DEFAULT_HALO
 from napari_swin2sr.replace import write_bytes
-from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_config
+from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_config, read_json
+from napari_swin2sr.weights.safety import WEIGHTS_NAMES, load_json, printable
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from napari_swin2sr.options import Halo
+    from napari_swin2sr.weights.safety import WeightsFile
 
 UPSAMPLERS = (
     "pixelshuffle",
@@ -34,6 +36,15 @@ UPSAMPLERS = (
 
 RESI_CONNECTIONS = ("1conv", "3conv")
 """The convolution before each residual connection."""
+
+ANOTHER_MODEL = "Give the weights of a Swin2SR network: see `napari-swin2sr models`."
+"""Advice for files that hold something else."""
+
+METADATA_CONFIG = "config"
+"""Metadata entry of a safetensors file with its configuration, as JSON."""
+
+_MAX_WINDOW = 32
+_MAX_LAYERS = 1000
 
 _LIMIT = 65536
 """No hyper-parameter of a real network is larger; a damaged file may say anything."""
@@ -54,15 +65,42 @@ class Swin2SRConfig:
 
     Parameters
     ----------
-    image_size : side of the training crops; only tells whether windows are shifted
-    num_channels, num_channels_out : channels of the input and of the result
-    embed_dim : width of the transformer
-    depths, num_heads : transformer layers and attention heads of each stage
-    window_size : side of the attention window [input px]
-    upsampler, upscale : the reconstruction head and its whole-number factor
-    img_range : the network works on pixel values (0 to 1) times this number
-    resi_connection : `"1conv"` or `"3conv"`
-    extra : what else a configuration file says; written back as it was
+    image_size : int or tuple of int, optional
+        Side of the training crops; only tells whether windows are shifted.
+    patch_size : int or tuple of int, optional
+        Always 1.
+    num_channels, num_channels_out : int, optional
+        Channels of the input and of the result; by default as many go out as in.
+    embed_dim : int, optional
+        Width of the transformer.
+    depths, num_heads : sequence of int, optional
+        Transformer layers and attention heads of each stage.
+    window_size : int, optional
+        Side of the attention window [input px].
+    mlp_ratio : float, optional
+        Width of the hidden layer of each MLP, as a multiple of `embed_dim`.
+    qkv_bias : bool, optional
+        Whether queries and values have a bias.
+    hidden_dropout_prob, attention_probs_dropout_prob, drop_path_rate : float, optional
+        Between 0 and 1, unused.
+    hidden_act : str, optional
+        Always `"gelu"`.
+    use_absolute_embeddings : bool, optional
+        Always False.
+    initializer_range : float, optional
+        Standard deviation of untrained weights.
+    layer_norm_eps : float, optional
+        Added to the variance in the layer normalizations.
+    upscale : int, optional
+        Factor between the sides of input and result.
+    img_range : float, optional
+        The network works on pixel values (0 to 1) times this number.
+    resi_connection : {"1conv", "3conv"}, optional
+        The convolution before each residual connection.
+    upsampler : str, optional
+        The reconstruction head, one of `UPSAMPLERS`.
+    extra : Mapping, optional
+        What else a configuration file says; written back as it was.
 
     Raises
     ------
@@ -103,10 +141,10 @@ class Swin2SRConfig:
         for name in ("image_size", "patch_size", "depths", "num_heads"):
             if isinstance(given[name], list):
                 object.__setattr__(self, name, tuple(given[name]))
-        for name in ("mlp_ratio", "img_range", "layer_norm_eps"):
-            if type(given[name]) is int:  # transformers insists on float
-                object.__setattr__(self, name, float(given[name]))
         _check_numbers(self)
+        for name in _POSITIVE + _SHARES:  # transformers insists on float
+            object.__setattr__(self, name, float(getattr(self, name)))
+        _check_sizes(self)
         _check_stages(self)
         _check_head(self)
         _check_unsupported(self)
@@ -127,7 +165,7 @@ class Swin2SRConfig:
 
     @property
     def mlp_dim(self) -> int:
-        """Width of the hidden layer of each perceptron."""
+        """Width of the hidden layer of each MLP."""
         return int(self.mlp_ratio * self.embed_dim)
 
     @property
@@ -152,11 +190,17 @@ class Swin2SRConfig:
         return _round_up(max(_reach(self, side) for side in (-1, 1)), self.window_size)
 
     def halo(self, halo: Halo = None) -> int:
-        """Return the context to read around a tile [input px per side].
+        """Return the context to read around a tile.
 
         Parameters
         ----------
-        halo : None for the default, a multiple of the window, or `"exact"`
+        halo : int, "exact" or None, optional
+            Input pixels per side, a multiple of the window; None for the default.
+
+        Returns
+        -------
+        int
+            Input pixels per side.
 
         Raises
         ------
@@ -194,7 +238,7 @@ class Swin2SRConfig:
             )
         kind = values.get("model_type", "swin2sr")
         if kind != "swin2sr":
-            raise OptionError(f"model_type={kind!r} is not 'swin2sr'")
+            raise OptionError(f"model_type={_shown(kind)} is not 'swin2sr'")
         names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         derived = {"num_layers", *_WRITTEN}
         known = {k: v for k, v in values.items() if k in names}
@@ -205,19 +249,24 @@ class Swin2SRConfig:
         """Return what `config.json` holds; transformers reads it too."""
         fields = [f.name for f in dataclasses.fields(self) if f.name != "extra"]
         values = {name: getattr(self, name) for name in fields}
-        lists = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
-        merged = {
-            **self.extra,
-            **_WRITTEN,
-            **values,
-            **lists,
-            "num_layers": self.num_layers,
-        }
+        values |= {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
+        merged = {**self.extra, **_WRITTEN, **values, "num_layers": self.num_layers}
         return dict(sorted(merged.items()))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | PathLike[str]) -> Swin2SRConfig:
         """Read the configuration of a model folder, a `config.json`, or a named model.
+
+        Parameters
+        ----------
+        name_or_path : str or PathLike
+            A model folder, a file in one, or a name (of a named model, only the
+            configuration is downloaded).
+
+        Returns
+        -------
+        Swin2SRConfig
+            What it describes.
 
         Raises
         ------
@@ -226,20 +275,12 @@ class Swin2SRConfig:
         """
         path = Path(name_or_path)
         if not path.exists():
-            return cls.from_dict(fetch_config(str(name_or_path)))
+            return _parse(fetch_config(str(name_or_path)), str(name_or_path))
         if path.is_dir():
             path = path / CONFIG_NAME
         elif path.suffix != ".json":
             path = path.parent / CONFIG_NAME
-        advice = f"Give a folder with the model's own {CONFIG_NAME}."
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise WeightsError(path, f"cannot be read ({error})", advice) from error
-        try:
-            return cls.from_dict(values)
-        except (OptionError, TypeError) as error:
-            raise WeightsError(path, str(error), advice) from error
+        return _parse(read_json(path), path)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` into a folder, made if needed; return the file."""
@@ -250,22 +291,74 @@ class Swin2SRConfig:
         return file
 
 
+# -- with weights --------------------------------------------------------------------
+
+
+def stated_config(file: WeightsFile, *, in_folder: bool) -> Swin2SRConfig | None:
+    """Return the configuration that comes with a weights file, if any does.
+
+    `in_folder`: the folder was given, not the file, so that its `config.json` counts
+    whatever the file is called; else only beside a file with a hub name.
+    """
+    beside = file.path.parent / CONFIG_NAME
+    if (in_folder or file.path.name in WEIGHTS_NAMES) and beside.exists():
+        return check_plausible(Swin2SRConfig.from_pretrained(beside), beside)
+    text = file.header.metadata.get(METADATA_CONFIG) if file.header else None
+    if text is None:
+        return None
+    try:
+        return check_plausible(Swin2SRConfig.from_dict(load_json(text)), file.path)
+    except ValueError as error:
+        reason = f"its metadata holds no valid configuration ({error})"
+        raise WeightsError(file.path, reason, ANOTHER_MODEL) from None
+
+
+def check_plausible(
+    config: Swin2SRConfig, source: str | PathLike[str]
+) -> Swin2SRConfig:
+    """Refuse networks whose tables alone would fill the memory."""
+    layers, window = sum(config.depths), config.window_size
+    if layers > _MAX_LAYERS or window > _MAX_WINDOW:
+        reason = (
+            f"it claims {layers} layers and a window of {window}; no Swin2SR network "
+            f"has more than {_MAX_LAYERS} and {_MAX_WINDOW}"
+        )
+        raise WeightsError(source, reason, ANOTHER_MODEL)
+    return config
+
+
+def _parse(values: Mapping[str, Any], source: str | PathLike[str]) -> Swin2SRConfig:
+    """Make a configuration from a file's content; errors name the file."""
+    try:
+        return Swin2SRConfig.from_dict(values)
+    except OptionError as error:
+        advice = f"Give a folder with the model's own {CONFIG_NAME}."
+        raise WeightsError(source, str(error), advice) from error
+
+
 # -- validation ----------------------------------------------------------------------
+
+_COUNTS = ("num_channels", "num_channels_out", "embed_dim", "window_size", "upscale")
+_POSITIVE = ("mlp_ratio", "img_range", "layer_norm_eps", "initializer_range")
+_SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
 def _check_numbers(config: Swin2SRConfig) -> None:
-    for name in (
-        "num_channels",
-        "num_channels_out",
-        "embed_dim",
-        "window_size",
-        "upscale",
-    ):
+    for name in _COUNTS:
         _check_count(name, getattr(config, name))
-    for name in ("mlp_ratio", "img_range", "layer_norm_eps"):
+    for name in _POSITIVE:
         value = getattr(config, name)
-        if not isinstance(value, (int, float)) or not 0 < value <= _LIMIT:
-            raise OptionError(f"{name}={value!r} is not a number above 0, to {_LIMIT}")
+        if not _is_number(value) or not 0 < value <= _LIMIT:
+            raise OptionError(
+                f"{name}={_shown(value)} is not a number above 0, to {_LIMIT}"
+            )
+    for name in _SHARES:
+        value = getattr(config, name)
+        if not _is_number(value) or not 0 <= value <= 1:
+            raise OptionError(f"{name}={_shown(value)} is not a number from 0 to 1")
+
+
+def _check_sizes(config: Swin2SRConfig) -> None:
     for side in _pair(config.image_size):
         _check_count("image_size", side)
     if config.mlp_dim < 1:
@@ -281,7 +374,9 @@ def _check_stages(config: Swin2SRConfig) -> None:
     for name in ("depths", "num_heads"):
         value = getattr(config, name)
         if not isinstance(value, tuple) or not value:
-            raise OptionError(f"{name}={value!r} is not a list with a number per stage")
+            raise OptionError(
+                f"{name}={_shown(value)} is not a list with a number per stage"
+            )
         for number in value:
             _check_count(name, number)
     if len(config.depths) != len(config.num_heads):
@@ -295,7 +390,7 @@ def _check_stages(config: Swin2SRConfig) -> None:
             )
     if config.resi_connection not in RESI_CONNECTIONS:
         raise OptionError(
-            f"resi_connection={config.resi_connection!r} is not one of "
+            f"resi_connection={_shown(config.resi_connection)} is not one of "
             f"{', '.join(RESI_CONNECTIONS)}"
         )
     if config.resi_connection == "3conv" and config.embed_dim < 4:
@@ -306,7 +401,8 @@ def _check_head(config: Swin2SRConfig) -> None:
     upsampler, upscale = config.upsampler, config.upscale
     if upsampler not in UPSAMPLERS:
         raise OptionError(
-            f"upsampler={upsampler!r} is not one of {', '.join(map(repr, UPSAMPLERS))}"
+            f"upsampler={_shown(upsampler)} is not one of "
+            f"{', '.join(map(repr, UPSAMPLERS))}"
         )
     power_of_two = upscale & (upscale - 1) == 0
     if upsampler in ("pixelshuffle", "pixelshuffle_aux") and not (
@@ -333,9 +429,13 @@ def _check_head(config: Swin2SRConfig) -> None:
 
 
 def _check_unsupported(config: Swin2SRConfig) -> None:
+    for name in ("qkv_bias", "use_absolute_embeddings"):
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise OptionError(f"{name}={_shown(value)} is not true or false")
     if _pair(config.patch_size) != (1, 1):
         raise OptionError(
-            f"patch_size={config.patch_size!r}: only 1 exists for Swin2SR"
+            f"patch_size={_shown(config.patch_size)}: only 1 exists for Swin2SR"
         )
     if config.use_absolute_embeddings:
         raise OptionError(
@@ -343,20 +443,33 @@ def _check_unsupported(config: Swin2SRConfig) -> None:
             "no Swin2SR weights use it"
         )
     if config.hidden_act != "gelu":
-        raise OptionError(f"hidden_act={config.hidden_act!r} is not 'gelu'")
+        raise OptionError(f"hidden_act={_shown(config.hidden_act)} is not 'gelu'")
 
 
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMIT:
-        raise OptionError(f"{name}={value!r} is not a whole number from 1 to {_LIMIT}")
+        raise OptionError(
+            f"{name}={_shown(value)} is not a whole number from 1 to {_LIMIT}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     if not isinstance(value, tuple):
         return value, value
     if len(value) != 2:
-        raise OptionError(f"{value!r} is not one number or a pair")
+        raise OptionError(f"{_shown(value)} is not one number or a pair")
     return value
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message; a file may hold any, of any length."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"a number of {value.bit_length()} bits"  # too long to print
+    return printable(repr(value))
 
 
 # -- receptive field -----------------------------------------------------------------

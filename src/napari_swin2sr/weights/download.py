@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from napari_swin2sr.errors import WeightsError
-from napari_swin2sr.replace import remove_file, rename_over
-from napari_swin2sr.weights.safety import MAX_BYTES, read_weights_file
+from napari_swin2sr.replace import remove_file, written_beside
+from napari_swin2sr.weights.safety import MAX_BYTES, printable, read_weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,12 +34,6 @@ TIMEOUT = 20.0
 
 SLOWEST = 500
 """Bytes per second, over `TIMEOUT`, below which it counts as dead, too."""
-
-ATTEMPTS = 4
-"""Connections made for one file; each goes on where the one before stopped."""
-
-WAIT = 1.0
-"""Seconds before the second connection; doubled before each further one."""
 
 _CHUNK = 1 << 18
 
@@ -90,10 +84,15 @@ def fetch_hub(
 
     Parameters
     ----------
-    repo : `owner/name`
-    revision : commit, tag or branch
-    sha256 : what the file must be; a file of the cache that is not is deleted and
-        downloaded once more
+    repo : str
+        `owner/name`.
+    filename, revision : str
+        A file of the repository, and a commit, tag or branch.
+    sha256 : str, optional
+        What the file must be; a file of the cache that is not is deleted and
+        downloaded once more.
+    progress : callable, optional
+        Called as the bytes arrive.
 
     Raises
     ------
@@ -152,56 +151,81 @@ def _from_hub(
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    optional: dict[str, Any] = {}
-    if progress is not None:
-        optional["tqdm_class"] = _bar_that_calls(progress)
     try:
-        return Path(
-            hf_hub_download(
-                repo,
-                filename,
-                revision=revision,
-                endpoint=os.environ.get("HF_ENDPOINT"),
-                local_files_only=is_offline(),
-                library_name="napari-swin2sr",
-                **optional,
-            )
+        path = hf_hub_download(
+            repo,
+            filename,
+            revision=revision,
+            endpoint=os.environ.get("HF_ENDPOINT"),
+            local_files_only=is_offline(),
+            library_name="napari-swin2sr",
+            tqdm_class=_bar(progress),
         )
+        if os.path.getsize(path) > MAX_BYTES:  # noqa: PTH202  (a link, followed)
+            raise _too_large()
+        return Path(path)
     except Exception as error:  # httpx has a dozen, and they change
-        kind = (
-            MissingFromHub
-            if isinstance(error, RemoteEntryNotFoundError)
-            else WeightsError
-        )
-        raise kind(
-            f"{repo}/{filename}",
-            _why(error),
-            _by_other_means(hub_url(repo, filename, revision)),
-        ) from None
+        if any(getattr(e, "errno", None) == errno.EFBIG for e in _causes(error)):
+            _remove_unfinished(repo)
+        missing = isinstance(error, RemoteEntryNotFoundError)
+        kind = MissingFromHub if missing else WeightsError
+        advice = _by_other_means(hub_url(repo, filename, revision))
+        raise kind(f"{repo}/{filename}", _why(error), advice) from None
 
 
-def _bar_that_calls(progress: Progress) -> type:
-    """Return a kind of progress bar that shows nothing and passes numbers on."""
-    from tqdm.std import tqdm
+def _bar(progress: Progress | None) -> type:
+    """Return a kind of progress bar that stops downloads without end.
 
-    class Bar(tqdm):  # type: ignore[misc]
+    With `progress` it shows nothing and passes the numbers on.
+    """
+    import huggingface_hub.utils as hub_utils
+    import tqdm.std
+
+    kind: Any = tqdm.std.tqdm if progress else vars(hub_utils)["tqdm"]
+
+    class Bar(kind):  # type: ignore[misc]
         monitor_interval = 0  # no thread of its own
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs.pop("name", None)  # known to the bars of huggingface_hub only
-            self._sink = open(os.devnull, "w")  # noqa: PTH123, SIM115
-            super().__init__(*args, **{**kwargs, "file": self._sink, "disable": False})
+            self._done = int(kwargs.get("initial") or 0)
+            self._sink = None
+            if progress is not None:
+                kwargs.pop("name", None)  # known to the bars of huggingface_hub only
+                self._sink = open(os.devnull, "w")  # noqa: PTH123, SIM115
+                kwargs |= {"file": self._sink, "disable": False}
+            super().__init__(*args, **kwargs)
+            if int(self.total or 0) > MAX_BYTES:
+                raise _too_large()
 
         def update(self, n: float | None = 1) -> bool | None:
-            shown: bool | None = super().update(n)
-            progress(int(self.n), None if self.total is None else int(self.total))
-            return shown
+            redrawn: bool | None = super().update(n)
+            self._done += int(n or 0)
+            if self._done > MAX_BYTES:
+                raise _too_large()
+            if progress is not None:
+                total = None if self.total is None else int(self.total)
+                progress(self._done, total)
+            return redrawn
 
         def close(self) -> None:
             super().close()
-            self._sink.close()
+            if self._sink is not None:
+                self._sink.close()
 
     return Bar
+
+
+def _remove_unfinished(repo: str) -> None:
+    """Delete what arrived of a file that is too large, instead of resuming it."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    for part in folder.glob("blobs/*.incomplete"):
+        remove_file(part)
+
+
+def _too_large() -> OSError:
+    return OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes, too many for weights")
 
 
 # -- from a URL ----------------------------------------------------------------------
@@ -214,94 +238,64 @@ def fetch_url(
     sha256: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Return a weights file from a URL, downloaded if it is not here yet.
+    """Return a weights file from a URL, downloaded to `target` if it is not here yet.
 
-    What arrived before a connection broke is kept as `NAME.part` and continued. Of
-    several processes one downloads, and the others wait for it.
-
-    Parameters
-    ----------
-    target : where the file is kept
-    sha256 : what it must be; None if its publishers do not tell
-
-    Raises
-    ------
-    WeightsError
-        If it is neither here nor can be downloaded, or is not a weights file.
+    Without `sha256` anything that is a weights file will do. Of several processes one
+    downloads, and the others wait for it.
     """
     from filelock import FileLock, Timeout
 
-    part = target.with_name(f"{target.name}.part")
     try:
-        if target.exists() and sha256 in {None, file_sha256(target)}:
+        if _is_here(target, sha256):
             return target
         if is_offline():
-            raise OfflineError
+            raise ConnectionError
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock", timeout=_LOCK_TIMEOUT):
-            if not target.exists() or sha256 not in {None, file_sha256(target)}:
-                _download(url, part, progress)
-                _check_arrived(url, part, sha256)
-                rename_over(part, target)
+            if not _is_here(target, sha256):
+                with written_beside(target) as draft:
+                    _download(url, draft, progress)
+                    _check_arrived(url, draft, sha256)
     except (OSError, http.client.HTTPException, Timeout) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise WeightsError(url, _why(error), _by_other_means(url)) from None
     return target
 
 
-class OfflineError(ConnectionError):
-    """The environment forbids downloads."""
+def _is_here(target: Path, sha256: str | None) -> bool:
+    return target.exists() and sha256 in {None, file_sha256(target)}
 
 
-def _download(url: str, part: Path, progress: Progress | None) -> None:
-    """Complete the partial file, over several connections if need be."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return _continue(url, part, progress)
-        except (OSError, http.client.HTTPException) as error:
-            if attempt == ATTEMPTS - 1 or not _is_passing(error):
-                raise
-            logger.warning("%s: %s; trying again", url, _why(error))
-            time.sleep(WAIT * 2**attempt)
-    raise AssertionError
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from an encrypted to an open connection."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, *args: Any
+    ) -> urllib.request.Request | None:
+        new = super().redirect_request(req, fp, *args)
+        if new is not None and req.type == "https" and new.type != "https":
+            fp.close()
+            raise ConnectionError("the server redirects to an unencrypted connection")
+        return new
 
 
-def _continue(url: str, part: Path, progress: Progress | None) -> None:
-    """Ask for what is missing of the partial file, and append it."""
-    if part.is_symlink():
-        raise OSError(errno.ELOOP, "a link is in the way of the download", str(part))
-    start = part.stat().st_size if part.exists() else 0
+def _download(url: str, target: Path, progress: Progress | None) -> None:
     headers = {"User-Agent": "napari-swin2sr"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  (our table)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            remove_file(part)  # longer than the file: begin again
-            return _continue(url, part, progress)
-        raise
-    with response:
-        if response.status != http.client.PARTIAL_CONTENT:
-            start = 0  # the server sends the whole file
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with part.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            file.truncate()
-            for chunk in _chunks(response):
-                file.write(chunk)
-                if file.tell() > MAX_BYTES:
-                    raise OSError(errno.EFBIG, f"more than {MAX_BYTES} bytes")
-                if progress is not None:
-                    progress(file.tell(), total)
-            file.flush()
-            os.fsync(file.fileno())
-            if total is not None and file.tell() < total:
-                raise ConnectionError(
-                    f"the connection broke after {file.tell()} of {total} bytes"
-                )
+    opener = urllib.request.build_opener(_NoDowngrade)
+    with opener.open(request, timeout=TIMEOUT) as response, target.open("xb") as file:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isascii() and length.isdecimal() else None
+        for chunk in _chunks(response):
+            file.write(chunk)
+            if file.tell() > MAX_BYTES:
+                raise _too_large()
+            if progress is not None:
+                progress(file.tell(), total)
+        if total is not None and file.tell() < total:
+            done = file.tell()
+            raise ConnectionError(f"the connection broke after {done} of {total} bytes")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -317,15 +311,12 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
             since, n_bytes = time.monotonic(), 0
 
 
-def _check_arrived(url: str, part: Path, sha256: str | None) -> None:
-    """Delete what is not the expected file, and say so."""
+def _check_arrived(url: str, draft: Path, sha256: str | None) -> None:
     try:
-        file = read_weights_file(part, sha256=sha256)
+        file = read_weights_file(draft, sha256=sha256)
     except WeightsError as error:
-        remove_file(part)
-        raise WeightsError(
-            url, f"what arrived is not usable: {error.reason}", _by_other_means(url)
-        ) from None
+        reason = f"what arrived is not usable: {error.reason}"
+        raise WeightsError(url, reason, _by_other_means(url)) from None
     if sha256 is None:
         logger.warning(
             "%s: its publishers give no hash to compare with; its SHA-256 is %s",
@@ -334,14 +325,6 @@ def _check_arrived(url: str, part: Path, sha256: str | None) -> None:
 
 
 # -- what to say ---------------------------------------------------------------------
-
-
-def _is_passing(error: Exception) -> bool:
-    """Tell whether the same request may succeed a little later."""
-    if isinstance(error, urllib.error.HTTPError):
-        return error.code == http.client.TOO_MANY_REQUESTS or error.code >= 500
-    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS}
-    return not isinstance(error, OSError) or error.errno not in full
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -367,7 +350,7 @@ def _why(error: BaseException) -> str:
                 return "the disk of the download folder is full"
             if isinstance(cause, PermissionError) or cause.errno == errno.EROFS:  # type: ignore[attr-defined]
                 return f"the download folder cannot be written ({cause})"
-    text = " ".join(str(causes[-1]).split())[:200]
+    text = printable(" ".join(str(causes[-1]).split()))
     return f"the download failed ({type(causes[-1]).__name__}: {text})"
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from napari_swin2sr.weights.download import (
     fetch_url,
     find_in_hub_cache,
 )
-from napari_swin2sr.weights.safety import WEIGHTS_NAMES, read_weights_file
+from napari_swin2sr.weights.safety import WEIGHTS_NAMES, load_json, read_weights_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 CONFIG_NAME = "config.json"
 """File of a model folder that describes the network."""
 
-_EMBEDDED = Path(__file__).parents[1] / "embedded" / "default"
+_EMBEDDED = Path(__file__).parents[1] / "embedded"
 
-_EMBEDDED_CLEAN = Path(__file__).parents[1] / "embedded" / "default-clean"
+_MAX_JSON = 1 << 20
 
 _RELEASE = "https://github.com/mv-lab/swin2sr/releases/download/v0.0.1/"
 
@@ -42,7 +42,9 @@ _HUB_ID = re.compile(
 class Published:
     """Where the weights of a named model are, and what is known of them.
 
-    `values` are the fields of its configuration that differ from the defaults.
+    `values` are the fields of its configuration that differ from the defaults;
+    `source` is a repository of the hub, a URL, or "embedded"; `filename` is a path in
+    the repository, in the cache, or in the folder of embedded models.
     """
 
     purpose: str
@@ -52,42 +54,31 @@ class Published:
     revision: str = ""
     sha256: str | None = None
     n_bytes: int | None = None
-    licence: str = "Apache-2.0"
-    folder: Path | None = None
+    license: str = "Apache-2.0"
 
     @property
-    def is_url(self) -> bool:
-        """Tell a URL from a repository of the hub."""
-        return "://" in self.source
+    def own_path(self) -> Path | None:
+        """Where the file is or will be; None if the cache of the hub decides."""
+        if self.source == "embedded":
+            return _EMBEDDED / self.filename
+        return cache_folder() / self.filename if "://" in self.source else None
 
     def find(self) -> Path | None:
         """Return the file if it is on this machine."""
-        if self.is_url:
-            path = cache_folder() / self.filename
-            return path if path.exists() else None
-        if self.source == "embedded":
-            return (self.folder or _EMBEDDED) / self.filename
-        return find_in_hub_cache(self.source, self.filename, self.revision)
+        path = self.own_path
+        if path is None:
+            return find_in_hub_cache(self.source, self.filename, self.revision)
+        return path if path.exists() else None
 
     def fetch(self, progress: Progress | None) -> Path:
         """Return the file, downloaded if needed, and compared with its known hash."""
-        if self.is_url:
-            return fetch_url(
-                self.source,
-                cache_folder() / self.filename,
-                sha256=self.sha256,
-                progress=progress,
-            )
+        path, sha256 = self.own_path, self.sha256
+        if path is None:
+            place = (self.source, self.filename, self.revision)
+            return fetch_hub(*place, sha256=sha256, progress=progress)
         if self.source == "embedded":
-            path = (self.folder or _EMBEDDED) / self.filename
-            return read_weights_file(path, sha256=self.sha256).path
-        return fetch_hub(
-            self.source,
-            self.filename,
-            self.revision,
-            sha256=self.sha256,
-            progress=progress,
-        )
+            return read_weights_file(path, sha256=sha256).path
+        return fetch_url(self.source, path, sha256=sha256, progress=progress)
 
 
 DEFAULT_SHA256 = "a233bf04c4a07374446850263321dc1e1d50b258196d99c429841b8d743e4a66"
@@ -147,7 +138,8 @@ _DOWNLOADABLE = {
         sha256="ca5ac4416235d19021277c7388eaf3ce2479128e7f5497c62d24c6d46e015012",
     ),
     "jpeg-dynamic": Published(
-        purpose="removes JPEG artefacts of any quality from grey images, same size",
+        purpose="removes JPEG artifacts of any quality from gray images, same size; "
+        "its publishers state no hash, so the download cannot be verified",
         values={
             "image_size": 126,
             "num_channels": 1,
@@ -166,43 +158,38 @@ _DOWNLOADABLE = {
 @functools.cache
 def published_models() -> dict[str, Published]:
     """Return all models that have a name; what embedded ones are, their files tell."""
-    embedded = Published(
-        purpose="grey and colour images with noise: microscopy, histology, satellite, "
+    default = _embedded(
+        "default",
+        "gray and color images with noise: microscopy, histology, satellite, "
         "photographs; small and fast, part of this package",
-        values=_read_json(_EMBEDDED / CONFIG_NAME),
-        source="embedded",
-        filename=WEIGHTS_NAMES[0],
-        sha256=DEFAULT_SHA256,
-        n_bytes=(_EMBEDDED / WEIGHTS_NAMES[0]).stat().st_size,
-        licence="BSD-3-Clause",
+        DEFAULT_SHA256,
     )
-    clean = Published(
-        purpose="clean images only (it amplifies noise): photographs, microscopy, "
+    clean = _embedded(
+        "default-clean",
+        "clean images only (it amplifies noise): photographs, microscopy, "
         "satellite; small and fast, part of this package",
-        values=_read_json(_EMBEDDED_CLEAN / CONFIG_NAME),
-        source="embedded",
-        filename=WEIGHTS_NAMES[0],
-        sha256=CLEAN_SHA256,
-        n_bytes=(_EMBEDDED_CLEAN / WEIGHTS_NAMES[0]).stat().st_size,
-        licence="BSD-3-Clause",
-        folder=_EMBEDDED_CLEAN,
+        CLEAN_SHA256,
     )
-    return {"default": embedded, "default-clean": clean, **_DOWNLOADABLE}
+    return {"default": default, "default-clean": clean, **_DOWNLOADABLE}
+
+
+def _embedded(folder: str, purpose: str, sha256: str) -> Published:
+    filename = f"{folder}/{WEIGHTS_NAMES[0]}"
+    return Published(
+        purpose=purpose,
+        values=read_json(_EMBEDDED / folder / CONFIG_NAME),
+        source="embedded",
+        filename=filename,
+        sha256=sha256,
+        n_bytes=(_EMBEDDED / filename).stat().st_size,
+        license="BSD-3-Clause",
+    )
 
 
 def fetch_config(name: str) -> Mapping[str, Any]:
-    """Return what the `config.json` of a named model holds; no weights are fetched.
+    """Return what the `config.json` of a named model or a repository holds.
 
-    Parameters
-    ----------
-    name : str
-        A name of `published_models`, or a repository of the hub as `owner/name` or
-        `owner/name@revision`.
-
-    Raises
-    ------
-    WeightsError
-        If there is none, or it cannot be downloaded or read.
+    No weights are fetched.
     """
     known = published_models().get(name)
     if known is not None:
@@ -210,7 +197,7 @@ def fetch_config(name: str) -> Mapping[str, Any]:
     repository = split_hub_name(name)
     if repository is None:
         raise unknown_model(name)
-    return _read_json(fetch_hub(repository[0], CONFIG_NAME, repository[1]))
+    return read_json(fetch_hub(repository[0], CONFIG_NAME, repository[1]))
 
 
 def split_hub_name(name: str) -> tuple[str, str] | None:
@@ -249,10 +236,14 @@ def unknown_model(name: str) -> WeightsError:
     )
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Read a `config.json`."""
+    advice = f"Give a model with its own {CONFIG_NAME}."
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        advice = f"Give a model with its own {CONFIG_NAME}."
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_JSON:
+            reason = f"it is no regular file of at most {_MAX_JSON} bytes"
+            raise WeightsError(path, reason, advice)
+        return load_json(path.read_bytes())  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
         raise WeightsError(path, f"cannot be read ({error})", advice) from error
-    return values  # type: ignore[no-any-return]
