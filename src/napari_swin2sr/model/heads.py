@@ -1,13 +1,13 @@
-"""The reconstruction heads: features in, enlarged picture out, one class each.
+"""The reconstruction heads: features in, enlarged image out, one class each.
 
-Every head is called as `head(features, pixels, grey)`:
+Every head is called as `head(features, pixels, gray)`:
 
 - features : (N, C, H, W) from the transformer
-- pixels : (N, channels, H, W) the normalised input
-- grey : average the output channels (folded into the last convolution, so that a grey
+- pixels : (N, channels, H, W) the normalized input
+- gray : average the output channels (folded into the last convolution, so that a gray
   plane costs no more than its own pixels)
 
-and returns the normalised picture (N, channels or 1, upscale * H, upscale * W).
+and returns the normalized image (N, channels or 1, upscale * H, upscale * W).
 Parameter names are those of transformers, so that state dicts are interchangeable.
 """
 
@@ -30,17 +30,13 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
-def last_convolution(conv: nn.Conv2d, x: Tensor, grey: bool, phases: int = 1) -> Tensor:
-    """Apply the convolution that makes the picture, or its mean over the channels.
+def last_convolution(conv: nn.Conv2d, x: Tensor, gray: bool, phases: int = 1) -> Tensor:
+    """Apply the convolution that makes the image, or its mean over the channels.
 
-    Parameters
-    ----------
-    conv : its output channels are ordered (channel, phase)
-    x : (N, C, H, W)
-    grey : average over the channels
-    phases : pixels that a pixel shuffle takes from each channel
+    Its output channels are ordered (channel, phase), with as many phases as a pixel
+    shuffle takes from each channel.
     """
-    if not grey:
+    if not gray:
         return conv(x)
     weight = conv.weight.unflatten(0, (-1, phases)).mean(0)
     bias = None if conv.bias is None else conv.bias.unflatten(0, (-1, phases)).mean(0)
@@ -74,13 +70,13 @@ class PixelShuffle(nn.Module):
         self.upsample = Upsample(config.upscale, NUM_FEATURES)
         self.final_convolution = conv3x3(NUM_FEATURES, config.num_channels_out)
 
-    def forward(self, features: Tensor, pixels: Tensor, grey: bool = False) -> Tensor:
+    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
         x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
-        return last_convolution(self.final_convolution, self.upsample(x), grey)
+        return last_convolution(self.final_convolution, self.upsample(x), gray)
 
 
 class PixelShuffleAux(nn.Module):
-    """`pixelshuffle_aux`: for compressed input; guesses a small picture on the way."""
+    """`pixelshuffle_aux`: for compressed input; guesses a small image on the way."""
 
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
@@ -95,16 +91,16 @@ class PixelShuffleAux(nn.Module):
         self.final_convolution = conv3x3(NUM_FEATURES, config.num_channels_out)
 
     def auxiliary(self, features: Tensor) -> Tensor:
-        """Return the guess at the size of the input, (N, channels, H, W) normalised."""
+        """Return the guess at the size of the input, (N, channels, H, W) normalized."""
         x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
         return self.conv_aux(x)
 
-    def forward(self, features: Tensor, pixels: Tensor, grey: bool = False) -> Tensor:
+    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
         size = [side * self.upscale for side in pixels.shape[-2:]]
         bicubic = F.interpolate(pixels, size, mode="bicubic", align_corners=False)
         x = self.upsample(self.conv_after_aux(self.auxiliary(features)))
         x = x + self.conv_bicubic(bicubic)
-        return last_convolution(self.final_convolution, x, grey)
+        return last_convolution(self.final_convolution, x, gray)
 
 
 class PixelShuffleDirect(nn.Module):
@@ -117,13 +113,13 @@ class PixelShuffleDirect(nn.Module):
             config.embed_dim, config.num_channels_out * config.upscale**2
         )
 
-    def forward(self, features: Tensor, pixels: Tensor, grey: bool = False) -> Tensor:
-        x = last_convolution(self.conv, features, grey, phases=self.upscale**2)
+    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
+        x = last_convolution(self.conv, features, gray, phases=self.upscale**2)
         return F.pixel_shuffle(x, self.upscale)
 
 
 class NearestConv(nn.Module):
-    """`nearest+conv`: for real-world pictures, x4; repeats pixels and convolves."""
+    """`nearest+conv`: for real-world images, x4; repeats pixels and convolves."""
 
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
@@ -133,12 +129,12 @@ class NearestConv(nn.Module):
         self.conv_hr = conv3x3(NUM_FEATURES, NUM_FEATURES)
         self.final_convolution = conv3x3(NUM_FEATURES, config.num_channels_out)
 
-    def forward(self, features: Tensor, pixels: Tensor, grey: bool = False) -> Tensor:
+    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
         x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
         for conv in (self.conv_up1, self.conv_up2):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2)), 0.2)
         x = F.leaky_relu(self.conv_hr(x), 0.2)
-        return last_convolution(self.final_convolution, x, grey)
+        return last_convolution(self.final_convolution, x, gray)
 
 
 class Restoration(nn.Conv2d):
@@ -151,11 +147,11 @@ class Restoration(nn.Conv2d):
         super().__init__(config.embed_dim, config.num_channels_out, 3, padding=1)
 
     def forward(  # type: ignore[override]
-        self, features: Tensor, pixels: Tensor, grey: bool = False
+        self, features: Tensor, pixels: Tensor, gray: bool = False
     ) -> Tensor:
-        # the convolution itself, not this method: mean over the channels if grey
+        # the convolution itself, not this method: mean over the channels if gray
         weight, bias = self.weight, self.bias
-        if grey:
+        if gray:
             assert bias is not None
             weight, bias = weight.mean(0, keepdim=True), bias.mean(0, keepdim=True)
             pixels = pixels.mean(1, keepdim=True)

@@ -12,7 +12,9 @@ Super-Resolution and Restoration", https://arxiv.org/abs/2209.11345.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +23,6 @@ from torch.nn import functional as F
 
 from napari_swin2sr.errors import InputError, WeightsError
 from napari_swin2sr.model.heads import HEADS, PixelShuffleAux, conv3x3
-from napari_swin2sr.model.output import FeatureOutput, SuperResolutionOutput
 from napari_swin2sr.model.windows import (
     from_windows,
     pad_to_window,
@@ -33,14 +34,14 @@ from napari_swin2sr.weights.checkpoint import SUSPICIOUS, read_weights, write_we
 from napari_swin2sr.weights.state_dict import offset_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from os import PathLike
     from pathlib import Path
 
     from napari_swin2sr.weights.config import Swin2SRConfig
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
-"""Mean colour of the training pictures, subtracted from RGB input."""
+"""Mean color of the training images, subtracted from RGB input."""
 
 MAX_LOG_SCALE = math.log(100.0)
 """Upper bound of the learned logarithmic attention scale."""
@@ -85,19 +86,30 @@ class WindowAttention(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None = None
     ) -> Tensor:
-        # x: (N, windows, L, C); query, key, value: (N, windows, heads, L, C / heads)
+        # x: (N, windows, L, C); query, key, value: (N, windows, L, heads, C / heads)
         query, key, value = (
-            linear(x).unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            linear(x).unflatten(-1, (self.heads, -1))
             for linear in (self.query, self.key, self.value)
         )
-        cosine = F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).mT
-        logits = cosine * self.scale() + self.position_bias()
+        # Unit vectors before the axes are moved, a product instead of a quotient, and
+        # bias and mask added once: a third of a training step on a CPU.
+        query = _unit(query) * self.scale().view(-1, 1)
+        query, key, value = (
+            part.transpose(-3, -2) for part in (query, _unit(key), value)
+        )
+        bias = self.position_bias().to(query.dtype)
         if mask is not None:
-            logits = logits + mask
-        weights = logits.softmax(-1)  # (N, windows, heads, L, L)
+            bias = bias + mask
+        weights = (query @ key.mT + bias).softmax(-1).to(value.dtype)
         if record is not None:
-            record.append(weights.flatten(0, 1))
+            record.append(weights.flatten(0, 1))  # (N * windows, heads, L, L)
         return (weights @ value).transpose(-3, -2).flatten(-2)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Return vectors of length one, in single precision or better; zero stays zero."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return x * x.square().sum(-1, keepdim=True).clamp_min(1e-24).rsqrt()
 
 
 class Dense(nn.Module):
@@ -112,7 +124,7 @@ class Dense(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention in (shifted) windows, then a perceptron, each normalised and added."""
+    """Attention in (shifted) windows, then an MLP, each normalized and added."""
 
     def __init__(self, config: Swin2SRConfig, heads: int, shift: int) -> None:
         super().__init__()
@@ -152,12 +164,12 @@ class Layer(nn.Module):
 
 
 class Projection(nn.Module):
-    """A 1x1 convolution of features, optionally normalised: the patch embedding."""
+    """A 1x1 convolution of features, optionally normalized: the patch embedding."""
 
-    def __init__(self, dim: int, normalise: bool) -> None:
+    def __init__(self, dim: int, normalize: bool) -> None:
         super().__init__()
         self.projection = nn.Conv2d(dim, dim, 1)
-        self.layernorm = nn.LayerNorm(dim) if normalise else None
+        self.layernorm = nn.LayerNorm(dim) if normalize else None
 
     def forward(self, x: Tensor) -> Tensor:
         # (N, C, H, W) -> (N, H, W, C)
@@ -187,7 +199,7 @@ class Stage(nn.Module):
         shifts = (config.shift_size if i % 2 else 0 for i in range(depth))
         self.layers = nn.ModuleList(Layer(config, heads, shift) for shift in shifts)
         self.conv = residual_convolution(config)
-        self.patch_embed = Projection(config.embed_dim, normalise=False)
+        self.patch_embed = Projection(config.embed_dim, normalize=False)
 
     def forward(
         self, x: Tensor, mask: Tensor | None, record: list[Tensor] | None = None
@@ -225,6 +237,81 @@ class Encoder(nn.Module):
         return hidden
 
 
+# -- results -------------------------------------------------------------------------
+
+
+class Output:
+    """Fields that are not None, also as a mapping and as a sequence.
+
+    `output.name`, `output["name"]` and `output[0]` all work, as they do for the
+    results of the models in transformers.
+    """
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields that are there, in order."""
+        names = [f.name for f in dataclasses.fields(self)]  # type: ignore[arg-type]
+        return [name for name in names if getattr(self, name) is not None]
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the fields that are there, in order."""
+        return tuple(getattr(self, name) for name in self.keys())
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        if not isinstance(key, str):
+            return self.to_tuple()[key]
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+
+@dataclass
+class FeatureOutput(Output):
+    """Result of `Swin2SRModel`.
+
+    Parameters
+    ----------
+    last_hidden_state : Tensor
+        (N, C, H, W) features that the reconstruction head takes.
+    hidden_states : tuple of Tensor, optional
+        (N, H * W, C) before the first and after each stage, if asked for.
+    attentions : tuple of Tensor, optional
+        (N * windows, heads, L, L) of each stage's last layer, if asked for.
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+@dataclass
+class SuperResolutionOutput(Output):
+    """Result of `Swin2SRForImageSuperResolution`.
+
+    Parameters
+    ----------
+    loss : Tensor, optional
+        Mean absolute difference to the labels, if they were given.
+    reconstruction : Tensor
+        (N, C, upscale * H, upscale * W), about 0 to 1, not clipped.
+    hidden_states, attentions : tuple of Tensor, optional
+        As in `FeatureOutput`.
+    auxiliary : Tensor, optional
+        (N, C, H, W) first guess of the `pixelshuffle_aux` head, at the input's size.
+    """
+
+    loss: Tensor | None = None
+    reconstruction: Tensor = None  # type: ignore[assignment]  # always given
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    auxiliary: Tensor | None = None
+
+
 # -- the network ---------------------------------------------------------------------
 
 
@@ -244,13 +331,7 @@ class PretrainedModule(nn.Module):
         return next(self.parameters()).dtype
 
     def check_input(self, pixel_values: Tensor) -> None:
-        """Refuse what is not a batch of images with the right number of channels.
-
-        Raises
-        ------
-        InputError
-            If the shape is not (N, channels, H, W), or a side is 0.
-        """
+        """Refuse what is not (N, channels, H, W) with sides of one pixel or more."""
         shape, channels = tuple(pixel_values.shape), self.config.num_channels
         if len(shape) != 4 or shape[1] != channels or 0 in shape:
             raise InputError(
@@ -272,7 +353,8 @@ class Swin2SRModel(PretrainedModule):
 
     Parameters
     ----------
-    config : hyper-parameters of the network
+    config : Swin2SRConfig
+        Hyper-parameters of the network; the weights are random.
     """
 
     mean: Tensor
@@ -285,7 +367,7 @@ class Swin2SRModel(PretrainedModule):
         self.register_buffer("mean", mean, persistent=False)
         self.first_convolution = conv3x3(config.num_channels, config.embed_dim)
         self.embeddings = nn.ModuleDict(
-            {"patch_embeddings": Projection(config.embed_dim, normalise=True)}
+            {"patch_embeddings": Projection(config.embed_dim, normalize=True)}
         )
         self.encoder = Encoder(config)
         self.layernorm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
@@ -306,10 +388,8 @@ class Swin2SRModel(PretrainedModule):
     ) -> tuple[Tensor, list[Tensor]]:
         """Return features (N, C, H, W) and those between the stages (N, H, W, C).
 
-        Parameters
-        ----------
-        normalised : (N, channels, H, W) with sides that are multiples of the window
-        record : receives the attention weights of every layer
+        `normalised` is (N, channels, H, W) with sides that are multiples of the window;
+        `record`, if given, receives the attention weights of every layer.
         """
         shallow = self.first_convolution(normalised)
         x = self.embeddings["patch_embeddings"](shallow)
@@ -333,15 +413,23 @@ class Swin2SRModel(PretrainedModule):
 
         Parameters
         ----------
-        pixel_values : (N, channels, H, W) float32, 0 to 1; any size
-        output_attentions, output_hidden_states : give these fields too
-        return_dict : False for a plain tuple
+        pixel_values : Tensor
+            (N, channels, H, W) float32, 0 to 1; any size.
+        output_attentions, output_hidden_states : bool, optional
+            Give these fields too.
+        return_dict : bool, optional
+            False for a plain tuple.
 
         Returns
         -------
         FeatureOutput
             `last_hidden_state` (N, C, H, W), and what else was asked for; those
             belong to the image padded to multiples of the window.
+
+        Raises
+        ------
+        InputError
+            If it is no batch of images with the right number of channels.
         """
         self.check_input(pixel_values)
         height, width = pixel_values.shape[-2:]
@@ -369,7 +457,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
 
     Parameters
     ----------
-    config : hyper-parameters of the network
+    config : Swin2SRConfig
+        Hyper-parameters of the network; the weights are random.
     """
 
     def __init__(self, config: Swin2SRConfig) -> None:
@@ -397,12 +486,16 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
 
         Parameters
         ----------
-        pixel_values : (N, channels, H, W) float32, 0 to 1; any size. Sides that are
-            no multiples of the window are padded at the bottom and right, and the
-            result is cropped
-        labels : (N, channels, upscale * H, upscale * W) what the result should be
-        output_attentions, output_hidden_states : give these fields too
-        return_dict : False for a plain tuple
+        pixel_values : Tensor
+            (N, channels, H, W) float32, 0 to 1; any size. Sides that are no multiples
+            of the window are padded at the bottom and right, and the result is
+            cropped.
+        labels : Tensor, optional
+            (N, channels, upscale * H, upscale * W), what the result should be.
+        output_attentions, output_hidden_states : bool, optional
+            Give these fields too.
+        return_dict : bool, optional
+            False for a plain tuple.
 
         Returns
         -------
@@ -410,6 +503,11 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             `reconstruction` (N, channels, upscale * H, upscale * W), about 0 to 1,
             not clipped; with labels `loss`, the mean absolute difference to them;
             `auxiliary` from networks that have it.
+
+        Raises
+        ------
+        InputError
+            If it is no batch of images with the right number of channels.
         """
         self.check_input(pixel_values)
         height, width = pixel_values.shape[-2:]
@@ -438,8 +536,9 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
 
         Parameters
         ----------
-        x : (N, channels, H, W) float32, about 0 to 1. One channel for an RGB network
-            means grey: it enters all channels, and their results are averaged
+        x : Tensor
+            (N, channels, H, W) float32, about 0 to 1. One channel for an RGB network
+            means gray: it enters all channels, and their results are averaged.
 
         Returns
         -------
@@ -448,13 +547,13 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         """
         height, width = x.shape[-2:]
         body, upscale = self.swin2sr, self.config.upscale
-        grey = x.shape[1] == 1 < self.config.num_channels
-        if grey:
+        gray = x.shape[1] == 1 < self.config.num_channels
+        if gray:
             x = x.expand(-1, self.config.num_channels, -1, -1)
         self.check_input(x)
         pixels = body.normalise(pad_to_window(x, self.config.window_size))
         features, _ = body.features(pixels)
-        result = body.denormalise(self.head(features, pixels, grey))
+        result = body.denormalise(self.head(features, pixels, gray))
         return result[..., : upscale * height, : upscale * width]
 
     @classmethod
@@ -465,23 +564,26 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
 
         Parameters
         ----------
-        name_or_path : a model folder, a weights file, or a name (downloaded if needed)
-        config : hyper-parameters, if the file does not come with them
+        name_or_path : str or PathLike
+            A model folder, a weights file, or a name (downloaded if needed).
+        config : Swin2SRConfig, optional
+            Hyper-parameters, if the file does not come with them.
+
+        Returns
+        -------
+        Swin2SRForImageSuperResolution
+            On the CPU, in evaluation mode.
 
         Raises
         ------
         WeightsError
             If the model cannot be found, downloaded, read or trusted.
         """
-        from napari_swin2sr.model.swin2sr import load_network
-
         found = resolve_model(str(name_or_path))
         return load_network(found.path, config or found.config, sha256=found.sha256)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder; return it."""
-        from napari_swin2sr.model.swin2sr import save_network
-
         return save_network(self, folder)
 
 
@@ -493,10 +595,7 @@ def load_network(
 ) -> Swin2SRForImageSuperResolution:
     """Read a network, ready for inference on the CPU; see `read_weights`.
 
-    Raises
-    ------
-    WeightsError
-        Also if the network gives numbers that are not finite for a plain image.
+    It is refused, too, if it gives numbers that are not finite for a plain image.
     """
     state, config, _ = read_weights(path, config, sha256=sha256)
     net = Swin2SRForImageSuperResolution(config)
@@ -507,7 +606,7 @@ def load_network(
     with torch.inference_mode():
         finite = net.upscale_tile(ramp).isfinite().all()
     if not finite:
-        reason = "the network gives numbers that are not finite for a grey ramp"
+        reason = "the network gives numbers that are not finite for a gray ramp"
         raise WeightsError(path, reason, SUSPICIOUS)
     return net
 

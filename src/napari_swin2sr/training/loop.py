@@ -21,7 +21,6 @@ import torch
 from napari_swin2sr.errors import FileError, InferenceError, OptionError, OutputError
 from napari_swin2sr.model.swin2sr import Layer
 from napari_swin2sr.replace import set_aside, written_beside
-from napari_swin2sr.training.attention import use_fast_attention
 from napari_swin2sr.training.data import FLAT, ImageSet, Sampler
 from napari_swin2sr.training.degrade import (
     add_noise,
@@ -129,7 +128,6 @@ class Trainer:
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
         self.optimizers = optimizers(network, options.learning_rate)
         self.state = _State()
-        use_fast_attention(self.network)
         if use_bfloat16(options.precision, self.device):
             mixed_precision(self.network, self.device)
 
