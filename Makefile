@@ -12,9 +12,10 @@ VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
+SOURCES = $(shell find src -name '*.py')
 ON_LINUX := $(filter Linux,$(shell uname -s))
 # Qt needs a screen; on Linux a virtual one, so that no window disturbs anybody.
 DISPLAY_RUN := $(if $(ON_LINUX),xvfb-run --auto-servernum --server-args="-screen 0 1920x1080x24",)
@@ -25,10 +26,10 @@ DISPLAY_PACKAGES := xvfb xauth libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libop
   libxcb-keysyms1 libxcb-randr0 libxcb-render0 libxcb-render-util0 libxcb-shape0 \
   libxcb-shm0 libxcb-sync1 libxcb-util1 libxcb-xfixes0 libxcb-xkb1
 
-.PHONY: help demo test lint docs format display wheel clean
+.PHONY: help demo test lowest lint docs format hooks display wheel try-wheel clean
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.installed  ## super-resolve a real image with the embedded model
 	$(BIN)/napari-swin2sr demo demo-output
@@ -36,13 +37,25 @@ demo: $(VENV)/.installed  ## super-resolve a real image with the embedded model
 test: $(VENV)/.installed-dev display  ## run the whole test suite
 	$(DISPLAY_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev  ## style, types, import walls, manifest, strict docs
+lowest: display  ## run the suite with the oldest dependencies we allow (needs uv)
+	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)-lowest
+	uv pip install --quiet --python $(VENV)-lowest --resolution lowest-direct \
+	  --editable . --group test --group test-qt --group test-io
+	$(DISPLAY_RUN) $(VENV)-lowest/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## style, spelling, types, docstrings, layers, manifest, docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/numpydoc lint $(SOURCES)
+	$(BIN)/validate-pyproject pyproject.toml
 	$(BIN)/npe2 validate napari-swin2sr
 	$(BIN)/mkdocs build --strict --quiet
+
+hooks: $(VENV)/.installed-dev  ## run the checks of style before every commit
+	$(BIN)/pre-commit install
 
 format: $(VENV)/.installed-dev  ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix .
@@ -51,11 +64,25 @@ format: $(VENV)/.installed-dev  ## let ruff format and mend what it can
 docs: $(VENV)/.installed-dev  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-wheel: $(VENV)/.installed-dev  ## build the wheel into dist/
-	$(BIN)/python -m build --wheel --no-isolation
+wheel: $(VENV)/.installed-dev  ## build source archive and wheel into dist/
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+# Runs in a folder of its own, where nothing of the repository can be imported.
+FRESH := build/fresh
+FRESH_BIN := env/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+try-wheel: wheel display  ## install the wheel into a fresh environment and use it there
+	rm -rf $(FRESH) && mkdir -p $(FRESH) && $(PYTHON) -m venv $(FRESH)/env
+	cd $(FRESH) && $(FRESH_BIN)/python -m pip install --quiet --constraint ../../constraints.txt \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	cd $(FRESH) && $(FRESH_BIN)/python -m pip install --quiet "$$(ls ../../dist/*.whl)[all]" npe2
+	cd $(FRESH) && $(FRESH_BIN)/npe2 validate napari-swin2sr
+	cd $(FRESH) && $(FRESH_BIN)/napari-swin2sr demo demo-output
+	cd $(FRESH) && $(DISPLAY_RUN) $(FRESH_BIN)/python -I ../../.ci/try_wheel.py
 
 clean:  ## remove everything that these commands made
-	rm -rf $(VENV) build dist site demo-output
+	rm -rf $(VENV) $(VENV)-lowest build dist site demo-output
 
 # The editable install copies napari.yaml, so a change there installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt napari.yaml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.pages import Page
 
+ROOT = Path(__file__).resolve().parents[1]
+REPOSITORY = "https://github.com/napari-swin2sr/napari-swin2sr"
 COMMANDS = ("upscale", "models", "info", "demo", "train", "evaluate")
 
 
@@ -25,7 +28,11 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Put the help texts of the commands where the reference asks for them."""
+    """Put in the root's page for contributors, and the help texts of the commands."""
+    if page.file.src_uri == "contributing.md":
+        text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+        text = text.replace("](docs/", "](")
+        return re.sub(r"\]\((\w+\.md)\)", rf"]({REPOSITORY}/blob/main/\1)", text)
     if page.file.src_uri != "reference/cli.md":
         return markdown
     parts = [markdown]
