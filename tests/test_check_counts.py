@@ -24,6 +24,8 @@ def check(tmp_path, monkeypatch):
     (tmp_path / "tests" / "io" / "test_b.py").touch()
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "SHARED", tmp_path / "shared")
+    assert all((ROOT / name).exists() for name in module.NOT_IN_A_CLONE)
+    monkeypatch.setattr(module, "NOT_IN_A_CLONE", {"tests/io/test_b.py"})
     return module
 
 
@@ -57,6 +59,14 @@ def test_report_is_read_by_file(check, tmp_path):
         ([None, "why not"], [None], []),
         ([None, None], ["needs CUDA"], []),
         ([None, None], ["reference material x is not on this machine"], []),
+        (
+            ["reference material x is not on this machine"] * 2,
+            [None],
+            [
+                "tests/test_a.py: every test was skipped: "
+                "reference material x is not on this machine"
+            ],
+        ),
         ([None], [None], ["tests/test_a.py: 1 of 2 tests ran"]),
         ([None, None], [], ["tests/io/test_b.py: 0 of 1 tests ran"]),
         (
