@@ -248,25 +248,6 @@ def test_several_images_in_a_file(tmp_path):
     np.testing.assert_array_equal(second.data[...], noise((2, 30, 20)))
 
 
-def test_colour_tables_are_refused(tmp_path):
-    path = tmp_path / "in.tif"
-    table = np.zeros((3, 256), np.uint16)
-    tifffile.imwrite(
-        path, noise((20, 20), "uint8"), photometric="palette", colormap=table
-    )
-    with pytest.raises(FileError, match="color table"):
-        open_image(path)
-
-
-def test_white_is_zero_stays_so(tmp_path):
-    path = write(
-        tmp_path / "in.tif", noise((20, 20), "uint8"), photometric="miniswhite"
-    )
-    upscale_file(path, tmp_path / "out.tif")
-    with tifffile.TiffFile(tmp_path / "out.tif") as tif:
-        assert tif.pages.first.photometric.name == "MINISWHITE"
-
-
 # -- what tifffile reads of ours ------------------------------------------------------
 
 

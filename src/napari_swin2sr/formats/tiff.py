@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_swin2sr.errors import FileError, Swin2SRError
+from napari_swin2sr.formats import color
+from napari_swin2sr.formats.color import ConvertedArray, OrientedArray
 from napari_swin2sr.formats.geo_tags import read_geo_tags, read_nodata
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
 from napari_swin2sr.formats.units import OME_SIZES, unit_name
@@ -21,10 +27,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _GEO_KEYS = 34735
+_GEO = {33550, 33922, 34264, _GEO_KEYS, 42112}
+_ORIENTATION, _INK_SET, _PROFILE = 274, 332, 34675
+_LUMA, _BLACK_WHITE = 529, 532
 _X_RESOLUTION, _Y_RESOLUTION = 282, 283
 _SMALLEST, _LARGEST = 340, 341
-_PALETTE, _RGB, _YCBCR = 3, 2, 6
-_ALPHA = (1, 2)
+_WHITE_IS_ZERO, _GRAY, _RGB, _PALETTE = 0, 1, 2, 3
+_INKS, _YCBCR, _CIE_LAB, _ICC_LAB = 5, 6, 8, 9
+_N_COLORS = {_RGB: 3, _INKS: 4, _YCBCR: 3, _CIE_LAB: 3, _ICC_LAB: 3}
+"""Photometric interpretation -> samples of a color; 1 for all others."""
+_REFUSED = {10: "ITU L*a*b*", 32803: "a raw sensor mosaic"}
+_REFUSED |= dict.fromkeys((32844, 32845), "logarithmic luminance (LogLuv)")
+_PREMULTIPLIED, _STRAIGHT = 1, 2
+_LOSSLESS = (1, 5, 8, 32773, 32946, 34925, 50000)
+"""Compressions that keep YCbCr as it is; the others give RGB when they are decoded."""
 
 _DAMAGE = re.compile(
     r"page offset|offset to|corrupted|circular reference|incompletely written|zeroed"
@@ -51,7 +67,11 @@ def open_tiff(path: Path, *, series: int = 0, level: int = 0) -> SpatialImage:
             ) from error
         for line in filter(_DAMAGE.search, lines):
             raise FileError(f"{path}: the file is damaged or cut off: {line}")
-        _check_pieces(image.data)
+        array = image.data
+        while not isinstance(array, TiffArray):
+            array = array.source
+        _check_pieces(array)
+        image.data[(slice(0, 1),) * image.data.ndim]  # what cannot be decoded fails now
     return image
 
 
@@ -75,11 +95,6 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
             )
         _check_series(path, series.levels[level])
         page = series.keyframe
-        if int(page.photometric) == _PALETTE:
-            raise FileError(
-                f"{path}: its pixels are numbers of a color table, which cannot be "
-                "interpolated. Convert it to RGB first"
-            )
         axes = _letters(series.axes, page, path)
         tags = {int(tag.code): tag.value for tag in page.tags}
         fields = _fields(tif, number, axes, tags, path)
@@ -89,7 +104,8 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
     )
     sides = zip(axes, shape0, shape, strict=True)
     factors = {letter: n / n0 for letter, n0, n in sides if n0 != n}
-    return image.scaled(image.data, factors)
+    image = _as_color(image.scaled(image.data, factors), page, tags)
+    return _upright(image, int(tags.get(_ORIENTATION, 1)))
 
 
 # -- is the file whole? ---------------------------------------------------------------
@@ -105,6 +121,12 @@ def _pages(pages: Any) -> Iterator[Any]:
 
 def _check_page(path: Path, page: Any) -> None:
     """Refuse strips or tiles that lie outside the file."""
+    n = math.prod(page.chunked)
+    if min(len(page.dataoffsets), len(page.databytecounts)) < n:
+        raise FileError(
+            f"{path}: damaged or cut off: an image of shape {page.shape} has {n} "
+            f"strips or tiles, but the file lists {len(page.dataoffsets)}"
+        )
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
     last, size = max(ends, default=0), path.stat().st_size
     if last > size:
@@ -162,7 +184,7 @@ def _fields(
     elif tif.is_imagej:
         fields |= _imagej_fields(tif.imagej_metadata or {}, tags, axes)
     fields["nodata"] = read_nodata(tags)
-    if _GEO_KEYS in tags:
+    if _GEO_KEYS in tags or (_GEO & tags.keys() and not (tif.is_ome or tif.is_imagej)):
         fields["transform"], geo = read_geo_tags(tags, path)
         fields["crs"] = geo.crs
         names = geo.band_names
@@ -171,7 +193,8 @@ def _fields(
                 names.get(k, "") for k in range(max(names) + 1)
             )
         fields["geo_tags"] = geo
-    fields["min_is_white"] = int(tags.get(262, 1)) == 0
+    fields["min_is_white"] = int(tags.get(262, 1)) == _WHITE_IS_ZERO
+    fields["icc_profile"] = bytes(tags.get(_PROFILE) or b"") or None
     return fields
 
 
@@ -193,11 +216,138 @@ def _letters(axes: str, page: Any, path: Path) -> str:
     return axes
 
 
+# -- what its samples mean ------------------------------------------------------------
+
+
+def _alpha_of(page: Any) -> int:
+    """Return the kind of the last sample if it is alpha and there is no other, or 0."""
+    extra = [int(e) for e in page.extrasamples]
+    n_colors = _N_COLORS.get(int(page.photometric), 1)
+    is_alpha = int(page.samplesperpixel) == n_colors + 1 and len(extra) == 1
+    return extra[0] if is_alpha and extra[0] in (_PREMULTIPLIED, _STRAIGHT) else 0
+
+
 def _is_color(page: Any) -> bool:
-    samples, extra = int(page.samplesperpixel), [int(e) for e in page.extrasamples]
-    if int(page.photometric) not in (_RGB, _YCBCR):
+    """Tell whether the samples of a pixel are one color, perhaps with alpha."""
+    kind, samples = int(page.photometric), int(page.samplesperpixel)
+    if kind == _INKS and page.tags.valueof(_INK_SET, 1) != 1:
         return False
-    return samples == 3 or (samples == 4 and len(extra) == 1 and extra[0] in _ALPHA)
+    return bool(_alpha_of(page)) or (samples > 1 and samples == _N_COLORS.get(kind))
+
+
+def _as_color(image: SpatialImage, page: Any, tags: Mapping[int, Any]) -> SpatialImage:
+    """Return the image with samples that are gray, RGB or RGBA."""
+    kind, bits, alpha = int(page.photometric), page.bitspersample, _alpha_of(page)
+    if kind in _REFUSED:
+        raise FileError(
+            f"{image.source}: stored as {_REFUSED[kind]}, which cannot be "
+            "interpolated. Convert it to RGB first"
+        )
+    if kind == _PALETTE:
+        return _from_table(image, page)
+    steps: list[Any] = []
+    samples = None
+    if bits < 8 or (image.min_is_white and page.dtype.kind in "iu"):
+        steps.append(functools.partial(color.rescale, bits, image.min_is_white))
+        image = _same_for_values(image, steps[0])
+    if alpha == _PREMULTIPLIED:
+        steps.append(color.straighten)
+    if _is_color(page) and kind != _RGB:
+        samples = 4 if alpha else 3
+        steps += _to_rgb(image.source, kind, page, tags)
+    if not steps:
+        return image
+    has_samples = int(page.samplesperpixel) > 1
+    axis = image.axes.index("S" if "S" in image.axes else "C") if has_samples else None
+    convert = functools.partial(color.chain, tuple(steps))
+    return dataclasses.replace(
+        image, data=ConvertedArray(image.data, convert, axis, samples)
+    )
+
+
+def _to_rgb(path: str, kind: int, page: Any, tags: Mapping[int, Any]) -> list[Any]:
+    if kind in (_WHITE_IS_ZERO, _GRAY):
+        return [color.gray_alpha_to_rgba]
+    if kind == _YCBCR and int(page.compression) not in _LOSSLESS:
+        return []
+    if page.dtype not in ("uint8", "uint16"):
+        raise FileError(
+            f"{path}: {page.photometric.name} of type {page.dtype} is not understood. "
+            "Convert it to RGB first"
+        )
+    if kind == _INKS:
+        return [color.cmyk_to_rgb]
+    if kind == _YCBCR:
+        top = 2 ** int(page.bitspersample) - 1
+        half = top // 2 + 1
+        luma = _floats(tags.get(_LUMA)) or (0.299, 0.587, 0.114)
+        reference = _floats(tags.get(_BLACK_WHITE)) or (0, top, half, top, half, top)
+        return [functools.partial(color.ycbcr_to_rgb, luma, reference)]
+    return [functools.partial(color.lab_to_rgb, kind == _ICC_LAB)]
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    """Return rationals, which tifffile gives as a flat tuple, as numbers."""
+    flat = tuple(value or ())
+    return tuple(a / b for a, b in zip(flat[::2], flat[1::2], strict=True) if b)
+
+
+def _from_table(image: SpatialImage, page: Any) -> SpatialImage:
+    """Look colors up; the number that means missing becomes transparent."""
+    if int(page.samplesperpixel) != 1 or page.colormap is None:
+        raise FileError(
+            f"{image.source}: a color table with {page.samplesperpixel} samples per "
+            "pixel is not understood. Convert it to RGB first"
+        )
+    table = np.asarray(page.colormap).T
+    table = (table >> 8 if table.max(initial=0) > 255 else table).astype(np.uint8)
+    return color.with_table(image, table)
+
+
+def _same_for_values(image: SpatialImage, step: Any) -> SpatialImage:
+    """Convert what the file says about values like its pixels."""
+    dtype = image.data.dtype
+    most = 1 if dtype.kind == "b" else np.iinfo(dtype).max
+    least = -most - 1 if dtype.kind == "i" else 0
+
+    def convert(value: float) -> float:
+        inside = np.clip([[value]], least, most).astype(dtype)
+        return float(step(inside)[0, 0])
+
+    ends = (tuple(map(convert, pair)) for pair in image.value_range or ())
+    ranges = tuple((min(pair), max(pair)) for pair in ends)
+    nodata = image.nodata
+    if nodata is not None and least <= nodata <= most:
+        nodata = convert(nodata)
+    return dataclasses.replace(
+        image,
+        nodata=nodata,
+        value_range=ranges or None,
+        min_is_white=False,
+    )
+
+
+def _upright(image: SpatialImage, orientation: int) -> SpatialImage:
+    """Turn the image as its tag says; georeferenced pixels lie where they lie."""
+    if orientation not in color.ORIENTATIONS or image.transform is not None:
+        return image
+    rows, columns = image.axes.index("Y"), image.axes.index("X")
+    data = OrientedArray(image.data, orientation, rows, columns)
+    other = {"X": "Y", "Y": "X"} if color.ORIENTATIONS[orientation][0] else {}
+
+    def turned(facts: Mapping[str, Any]) -> dict[str, Any]:
+        return {other.get(axis, axis): value for axis, value in facts.items()}
+
+    return dataclasses.replace(
+        image,
+        data=data,
+        pixel_size=turned(image.pixel_size),
+        unit=turned(image.unit),
+        origin=turned(image.origin),
+    )
+
+
+# -- what the metadata say ------------------------------------------------------------
 
 
 def _ome_fields(xml: str | None, series: int) -> dict[str, Any]:
@@ -264,8 +414,8 @@ def _range_fields(tags: Mapping[int, Any]) -> dict[str, Any]:
     low, high = tags.get(_SMALLEST), tags.get(_LARGEST)
     if low is None or high is None:
         return {}
-    lows = low if isinstance(low, tuple) else (low,)
-    highs = high if isinstance(high, tuple) else (high,)
+    lows = low if isinstance(low, tuple | bytes) else (low,)
+    highs = high if isinstance(high, tuple | bytes) else (high,)
     pairs = tuple((float(a), float(b)) for a, b in zip(lows, highs, strict=False))
     return {"value_range": pairs} if all(a < b for a, b in pairs) else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import threading
@@ -91,18 +92,16 @@ class TiffArray:
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """Read a region: slices and integers, one per axis, as in NumPy."""
         if self._offset is not None:
-            pixels = np.memmap(
+            plain = np.memmap(
                 self.path, self._stored, "r", offset=self._offset, shape=self.shape
             )
-            return np.array(pixels[index], self.dtype)
+            return np.array(plain[index], self.dtype)
         region, finish = forward(index, self.shape)
         out = np.empty([len(part) for part in region], self.dtype)
         grid = ChunkGrid.from_sides(self.shape, self.chunks)
         for chunk in grid.meeting(region):
-            place = grid.slices_at(chunk.index)
-            pixels = self._cache.get_or_make(
-                0, chunk.index, lambda place=place: self._decode(place)
-            )
+            decode = functools.partial(self._decode, grid.slices_at(chunk.index))
+            pixels = self._cache.get_or_make(0, chunk.index, decode)
             out[chunk.local] = pixels[chunk.inner]
         finished: NDArray[Any] = out[finish]
         return finished

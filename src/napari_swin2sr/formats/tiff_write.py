@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import OutputError
+from napari_swin2sr.formats.color import profile_for
 from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags
 from napari_swin2sr.formats.units import OME_SIZES, unit_symbol
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
@@ -115,8 +116,9 @@ def _storage(
         storage["compression"] = compression
         if dtype.kind in "iu":
             storage["predictor"] = True
-    if image.icc_profile is not None:
-        storage["iccprofile"] = image.icc_profile
+    profile = profile_for(image)
+    if profile is not None:
+        storage["iccprofile"] = profile
     return storage
 
 
