@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -119,4 +122,86 @@ def test_deep_colour_without_imagecodecs(tmp_path, monkeypatch):
     (tmp_path / "in.png").write_bytes(imagecodecs.png_encode(noise((20, 20, 3))))
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises(MissingDependencyError, match=r"napari-swin2sr\[tiff\]"):
+        open_image(tmp_path / "in.png")
+
+
+# -- transparency ---------------------------------------------------------------------
+
+
+def with_key(png: bytes, key: bytes) -> bytes:
+    """Put a chunk tRNS before the pixels, as the PNG specification describes it."""
+    body = b"tRNS" + key
+    chunk = struct.pack(">I", len(key)) + body + struct.pack(">I", zlib.crc32(body))
+    at = png.index(b"IDAT") - 4
+    return png[:at] + chunk + png[at:]
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "shown"),
+    [
+        ("L", struct.pack(">H", 7), (7, 7, 7)),
+        ("RGB", struct.pack(">3H", 1, 2, 3), (1, 2, 3)),
+        ("1", struct.pack(">H", 1), (255, 255, 255)),
+    ],
+)
+def test_a_transparent_color(tmp_path, mode, key, shown):
+    pixels = noise((20, 30, 3), "uint8") % 2 * 255
+    pixels[5:9, 7:12] = shown
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    path = tmp_path / "in.png"
+    path.write_bytes(with_key(buffer.getvalue(), key))
+    found = open_image(path).data
+    with Image.open(path) as picture:
+        wanted = np.asarray(picture.convert("RGBA"))
+    assert found.shape == (20, 30, 4)
+    assert (found[5:9, 7:12, 3] == 0).all()
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_transparent_color_of_sixteen_bits(tmp_path, samples):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    pixels = noise((20, 30, samples))
+    pixels[5:9, 7:12] = 1000
+    png = imagecodecs.png_encode(pixels[..., 0] if samples == 1 else pixels)
+    path = tmp_path / "in.png"
+    path.write_bytes(with_key(png, struct.pack(f">{samples}H", *[1000] * samples)))
+    found = open_image(path).data
+    assert (found.shape, found.dtype) == ((20, 30, 4), "uint16")
+    np.testing.assert_array_equal(found[..., :3], np.broadcast_to(pixels, (20, 30, 3)))
+    hidden = (pixels == 1000).all(-1)
+    np.testing.assert_array_equal(found[..., 3] == 0, hidden)
+
+
+def test_a_transparent_gray_of_four_bits(tmp_path):
+    """A file of four bits per pixel, written byte by byte."""
+    rows = np.arange(16, dtype=np.uint8).reshape(2, 8)
+    raw = b"".join(b"\0" + bytes((row[0::2] << 4) + row[1::2]) for row in rows)
+    head = struct.pack(">IIBBBBB", 8, 2, 4, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, body in (
+        (b"IHDR", head), (b"tRNS", struct.pack(">H", 3)),
+        (b"IDAT", zlib.compress(raw)), (b"IEND", b""),
+    ):  # fmt: skip
+        check = struct.pack(">I", zlib.crc32(name + body))
+        png += struct.pack(">I", len(body)) + name + body + check
+    (tmp_path / "in.png").write_bytes(png)
+    found = open_image(tmp_path / "in.png").data
+    np.testing.assert_array_equal(found[..., 0], rows * 17)
+    np.testing.assert_array_equal(found[..., 3] == 0, rows == 3)
+
+
+def test_a_few_bytes_that_ask_for_much_memory(tmp_path):
+    head = struct.pack(">IIBBBBB", 100_000, 100_000, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, body in (
+        (b"IHDR", head),
+        (b"IDAT", zlib.compress(bytes(99))),
+        (b"IEND", b""),
+    ):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        png += struct.pack(">I", len(body)) + name + body + check
+    (tmp_path / "in.png").write_bytes(png)
+    with pytest.raises(FileError, match="tiled TIFF"):
         open_image(tmp_path / "in.png")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.formats.color import (
+    ORIENTATIONS,
+    OrientedArray,
+    gray_alpha_to_rgba,
+    profile_for,
+)
 from napari_swin2sr.formats.detect import PNG_MAGIC
 from napari_swin2sr.image.record import SpatialImage
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 _AS_IS = ("L", "RGB", "RGBA", "I;16", "I;16B", "F")
 _CONVERTED = {"1": "L"} | dict.fromkeys(("LA", "La", "PA", "RGBa"), "RGBA")
 _CONVERTED |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB")
+_PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA = 2, 4, 6
 _JPEG_QUALITY = 95
 
 
@@ -29,31 +37,29 @@ def open_picture(path: Path) -> SpatialImage:
     Color tables, CMYK and the like become RGB; an image that the camera marked as
     turned is turned. 16-bit color PNG needs imagecodecs.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     with path.open("rb") as file:
         head = file.read(32)
-    profile = None
-    deep_color = (b"\x10\x02", b"\x10\x04", b"\x10\x06")  # 16 bits, and no plain gray
-    if head.startswith(PNG_MAGIC) and head[24:26] in deep_color:
-        pixels = _read_deep_png(path)
-    else:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(path) as picture:
-                    picture.load()
-                    profile = picture.info.get("icc_profile") or None
-                    turned = ImageOps.exif_transpose(picture)
-        except Image.DecompressionBombError as error:
-            raise FileError(
-                f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
-            ) from error
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-            raise FileError(
-                f"{path}: the picture cannot be decoded: {error}"
-            ) from error
-        pixels = _pixels(turned, path)
+    depth, kind = head[24:26] if head.startswith(PNG_MAGIC) else (8, None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                if depth == 16 and kind in (_PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA):
+                    pixels = _read_deep_png(path)
+                else:
+                    pixels = _pixels(picture, path, depth)
+                orientation = picture.getexif().get(0x0112, 1)
+                profile = picture.info.get("icc_profile") or None
+    except Image.DecompressionBombError as error:
+        raise FileError(
+            f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
+        ) from error
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise FileError(f"{path}: the picture cannot be decoded: {error}") from error
+    if orientation in ORIENTATIONS:
+        pixels = OrientedArray(pixels, orientation, 0, 1)[...]
     axes = "YX" if pixels.ndim == 2 else "YXS"
     return SpatialImage(data=pixels, axes=axes, source=str(path), icc_profile=profile)
 
@@ -64,7 +70,7 @@ def write_picture(image: SpatialImage, path: Path) -> None:
 
     pixels = np.ascontiguousarray(_plane(image))
     deep_color = pixels.dtype == np.uint16 and pixels.ndim == 3
-    profile = image.icc_profile
+    profile = profile_for(image)
     options = {} if profile is None else {"icc_profile": profile}
     if _is_jpeg(path):
         picture = Image.fromarray(pixels)
@@ -72,7 +78,8 @@ def write_picture(image: SpatialImage, path: Path) -> None:
             path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True, **options
         )
     elif deep_color:
-        path.write_bytes(_imagecodecs(path).png_encode(pixels, level=6))
+        png = _imagecodecs(path).png_encode(pixels, level=6)
+        path.write_bytes(png if profile is None else _with_profile(png, profile))
     else:
         Image.fromarray(pixels).save(path, "PNG", **options)
 
@@ -110,21 +117,34 @@ def _plane(image: SpatialImage) -> NDArray[Any]:
     return np.moveaxis(plane, 0, -1) if layout.samples > 1 else plane[0]
 
 
-def _pixels(picture: Any, path: Path) -> NDArray[Any]:
+def _pixels(picture: Any, path: Path, depth: int) -> NDArray[Any]:
+    key = picture.info.get("transparency")
     mode = picture.mode
     if mode == "P":
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+        picture, key = picture.convert("RGB" if key is None else "RGBA"), None
     elif mode in _CONVERTED:
         picture = picture.convert(_CONVERTED[mode])
     elif mode == "I":  # 16 bits that Pillow widens
         wide = np.asarray(picture)
-        if wide.size and (wide.min() < 0 or wide.max() > 65535):
-            return wide
-        return wide.astype(np.uint16)
+        fits = not wide.size or (wide.min() >= 0 and wide.max() <= 65535)
+        return wide.astype(np.uint16) if fits else wide
     elif mode not in _AS_IS:
         raise FileError(f"{path}: pictures of mode {mode} are not supported")
     pixels = np.asarray(picture)
-    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if key is None or mode in ("LA", "RGBA"):
+        return pixels
+    scale = 255 // (2**depth - 1) if mode == "L" and depth < 8 else 1
+    return _with_transparency(pixels, np.multiply(key, scale))
+
+
+def _with_transparency(pixels: NDArray[Any], key: NDArray[Any]) -> NDArray[Any]:
+    """Return gray or RGB as RGBA, with alpha 0 where a pixel is the color `key`."""
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    most = np.iinfo(pixels.dtype).max
+    alpha = np.where((pixels == key).all(-1, keepdims=True), 0, most)
+    return np.concatenate([pixels, alpha.astype(pixels.dtype)], axis=-1)
 
 
 def _read_deep_png(path: Path) -> NDArray[Any]:
@@ -132,12 +152,17 @@ def _read_deep_png(path: Path) -> NDArray[Any]:
     decode = _imagecodecs(path).png_decode
     try:
         pixels: NDArray[Any] = decode(path.read_bytes())
-    except (RuntimeError, ValueError) as error:
-        raise FileError(f"{path}: the picture cannot be decoded: {error}") from error
-    if pixels.ndim == 3 and pixels.shape[-1] == 2:  # grey and alpha
-        grey, alpha = pixels[..., :1], pixels[..., 1:]
-        pixels = np.concatenate([grey, grey, grey, alpha], axis=-1)
-    return pixels
+    except RuntimeError as error:
+        raise ValueError(error) from error
+    return gray_alpha_to_rgba(pixels) if pixels.shape[-1] == 2 else pixels
+
+
+def _with_profile(png: bytes, profile: bytes) -> bytes:
+    """Put an ICC profile behind the header of a PNG."""
+    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
+    length, check = len(body) - 4, zlib.crc32(body)
+    chunk = length.to_bytes(4, "big") + body + check.to_bytes(4, "big")
+    return png[:33] + chunk + png[33:]
 
 
 def _imagecodecs(path: Path) -> Any:
