@@ -43,7 +43,7 @@ class WeightsError(Swin2SRError):
         return f"{self.path}: {self.reason}. {self.advice}"
 
 
-class MemoryLimitError(Swin2SRError, MemoryError):
+class MemoryLimitError(MemoryError, Swin2SRError):  # or it could not be unpickled
     """A tile does not fit in memory, even after splitting it."""
 
 
