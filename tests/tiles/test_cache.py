@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -186,3 +189,38 @@ def test_the_newest_block_may_be_kept_whatever_its_size(limit):
         assert cache.n_bytes == 200
     cache.limit_bytes = limit + 1
     assert cache.n_bytes == 200
+
+
+FORK = """
+import os, signal, threading
+import numpy as np
+from napari_swin2sr.tiles.cache import BlockCache, ReentrantSemaphore
+
+slots, cache, end = ReentrantSemaphore(1), BlockCache(1000), threading.Event()
+holding = threading.Event()
+
+def hold():
+    with slots, cache._lock:
+        holding.set()
+        end.wait()
+
+threading.Thread(target=hold, daemon=True).start()
+holding.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends a child that hangs
+    with slots:
+        cache.put(1, 1, np.zeros(10, "u1"))
+        cache.forget(1)
+    os._exit(0)
+code = os.waitpid(child, 0)[1]
+end.set()
+print(code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_tiles_are_computed_does_not_hang():
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 Key: TypeAlias = "tuple[Hashable, Hashable]"
 
 
+_SHARED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""What threads of this process share; a forked child has to begin anew with it."""
+
+
+def _after_fork() -> None:
+    for shared in list(_SHARED):
+        shared.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class ReentrantSemaphore:
     """Lets so many threads in at a time; a thread that is in may enter again.
 
@@ -28,7 +42,12 @@ class ReentrantSemaphore:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._free = threading.Semaphore(limit)
+        self.after_fork()
+        _SHARED.add(self)
+
+    def after_fork(self) -> None:
+        """Let everybody out: a forked child has none of the parent's other threads."""
+        self._free = threading.Semaphore(self.limit)
         self._mine = threading.local()
 
     @property
@@ -63,11 +82,17 @@ class BlockCache:
     """
 
     def __init__(self, limit_bytes: int, *, keep_one: bool = False) -> None:
-        self._keep_one = keep_one
+        self._keep_one, self._limit_bytes = keep_one, limit_bytes
+        self.after_fork()
+        _SHARED.add(self)
+
+    def after_fork(self) -> None:
+        """Begin empty: another thread may have been at it when the child was forked."""
         self._running: dict[Key, Future[NDArray[Any]]] = {}
         self._lock = threading.RLock()  # a finalizer may run inside any method
-        self._blocks: LRUCache[Key, NDArray[Any]] = LRUCache(0)
-        self.limit_bytes = limit_bytes
+        self._blocks: LRUCache[Key, NDArray[Any]] = LRUCache(
+            max(self._limit_bytes, 1), self._size
+        )
 
     @property
     def limit_bytes(self) -> int:
