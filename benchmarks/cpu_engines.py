@@ -90,16 +90,18 @@ def of_pytorch(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
     return CpuForward(net, TYPES[precision])
 
 
-def of_kernels(net: Swin2SRForImageSuperResolution, precision: str) -> Forward:
+def of_kernels(
+    net: Swin2SRForImageSuperResolution,
+    precision: str,
+    instructions: str | None = None,
+) -> Forward:
     if precision == "fp16":
         raise NotOfferedError(
             "not offered: slower and less exact than float32 on a CPU"
         )
-    forward = prepare_native(net, precision)
+    forward = prepare_native(net, precision, instructions)
     if forward is None:
-        raise NotOfferedError(
-            "needs a C compiler and, for bfloat16, a processor that has it"
-        )
+        raise NotOfferedError("needs a C compiler and a processor that has it")
     return forward
 
 
@@ -123,6 +125,8 @@ ENGINES = {
     "ours, PyTorch fp32": Engine(of_pytorch),
     "ours, PyTorch bf16": Engine(of_pytorch, "bf16"),
     "ours, kernels fp32": Engine(of_kernels),
+    "ours, avx2 kernels fp32": Engine(partial(of_kernels, instructions="avx2")),
+    "ours, sse kernels fp32": Engine(partial(of_kernels, instructions="sse")),
     "ours, kernels bf16": Engine(of_kernels, "bf16"),
     "ours, fp16": Engine(of_kernels, "fp16"),
 }

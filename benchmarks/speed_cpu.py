@@ -10,7 +10,10 @@ A model is a name, a folder, or a published shape with seeded weights: `light` (
 `classical` (180 wide, x4). Every engine has the same weights, the same RGB photograph
 and the same number of threads, and a process of its own, so that the largest memory is
 its own. In each round every engine runs once, so that all meet the same load; seconds
-are medians. An engine whose first forward takes longer than 10 s is not run again.
+are medians, beside those that the processor worked in all threads. "kernels" are those
+for its longest vectors; the builds for AVX2 and SSE run beside them where it has more,
+so that one machine tells of others, and each table names its instruction sets. An
+engine whose first forward takes longer than 10 s is not run again.
 Accuracy is that of the upper left 256 x 256 px against the plain network in float32,
 values 0 to 1. The operations of a forward, counted by PyTorch, over seconds and the
 rate of a large matrix product (in the same precision, or in float32 if that is faster;
@@ -52,6 +55,8 @@ from cpu_engines import (
 )
 from peak import peak_megabytes
 
+from napari_swin2sr.engine import cpu_native as fast_native
+
 if TYPE_CHECKING:
     from napari_swin2sr.model import Swin2SRForImageSuperResolution
 
@@ -59,8 +64,8 @@ BASE = "transformers fp32"
 SLOW = 10.0
 SCALING_MEGAPIXELS = (0.25, 1, 4, 16, 64)
 HEADER = (
-    f"{'size':>5} {'engine':24} {'n':>2} {'s':>8} {'times':>6} {'MP/s':>6} "
-    f"{'share':>5} {'dB':>6} {'largest':>8} {'MB':>6}"
+    f"{'size':>5} {'engine':24} {'n':>2} {'s':>8} {'CPU s':>8} {'times':>6} "
+    f"{'MP/s':>6} {'share':>5} {'dB':>6} {'largest':>8} {'MB':>6}"
 )
 
 
@@ -177,7 +182,7 @@ def line(row: dict) -> str:
         return f"{start} {row['note']}"
     times, psnr = row["times transformers"], row["psnr"]
     return (
-        f"{start} {row['repeats']:2} {row['seconds']:8.3f} "
+        f"{start} {row['repeats']:2} {row['seconds']:8.3f} {row['cpu seconds']:8.3f} "
         f"{f'{times:6.2f}' if times else '     -'} "
         f"{row['megapixels per second']:6.3f} {row['share of matrix rate']:5.0%} "
         f"{f'{psnr:6.1f}' if psnr else '  same'} {row['largest difference']:8.1e} "
@@ -270,14 +275,11 @@ def scaling(model: str, options: argparse.Namespace) -> None:
 
 def machine() -> dict:
     """Describe where this runs."""
-    cpuinfo = Path("/proc/cpuinfo")
-    name = platform.processor()
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((x.split(": ")[1] for x in lines if "model name" in x), name)
+    sets = [*fast_native.instruction_sets(), *["bf16"] * fast_native.has_bfloat16()]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     facts = {
-        "processor": name,
+        "processor": fast_native.processor_name(),
+        "instruction sets": ", ".join(sets),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load before": load and round(load, 1),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import math
+import os
+import platform
+import re
+import shutil
 import stat
+import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +27,7 @@ from helpers.golden import (
     read_cases,
 )
 from napari_swin2sr.engine import cpu_native as fast_native
-from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.backends import SWITCH, one_thread, prepare
 from napari_swin2sr.engine.cpu_native import NativeForward, prepare_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
@@ -30,7 +38,21 @@ needs_compiler = pytest.mark.skipif(
     fast_native.find_compiler() is None, reason="no C compiler on this machine"
 )
 needs_bfloat16 = pytest.mark.skipif(
-    not fast_native.has_bfloat16(), reason="the processor has no bfloat16 products"
+    not fast_native.instruction_sets("bf16"),
+    reason="the processor has no bfloat16 products",
+)
+each_set = pytest.mark.parametrize(
+    "instructions",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(
+                name not in fast_native.instruction_sets(),
+                reason=f"the processor has no {name}",
+            ),
+        )
+        for name in fast_native.INSTRUCTION_SETS
+    ],
 )
 
 
@@ -40,17 +62,28 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.delenv(SWITCH, raising=False)
         fast_native.load_kernels.cache_clear()
         yield folder
         fast_native.load_kernels.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """PyTorch's threads wait for each other, which takes long where others run."""
+    with one_thread():
+        yield
+
+
 @pytest.fixture
 def fresh():
     """Look for kernels anew, and forget the outcome."""
-    fast_native.load_kernels.cache_clear()
+    for function in (fast_native.load_kernels, fast_native.version_of):
+        function.cache_clear()
     yield
-    fast_native.load_kernels.cache_clear()
+    for function in (fast_native.load_kernels, fast_native.version_of):
+        function.cache_clear()
+    fast_native.hung.clear()
 
 
 def tiny(**values):
@@ -68,8 +101,8 @@ def layers_of(net):
     return [layer for stage in net.swin2sr.encoder.stages for layer in stage.layers]
 
 
-def native(net, precision="fp32"):
-    forward = prepare_native(net, precision)
+def native(net, precision="fp32", instructions=None):
+    forward = prepare_native(net, precision, instructions)
     assert isinstance(forward, NativeForward)
     return forward
 
@@ -80,10 +113,11 @@ def assert_close(actual, expected, tolerance=TOLERANCE):
 
 
 @needs_compiler
+@each_set
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if "jpeg" not in v])
-def test_reference_outputs_of_the_authors(variant):
+def test_reference_outputs_of_the_authors(variant, instructions):
     net = make_network(variant)
-    forward, up = native(net), net.config.upscale
+    forward, up = native(net, "fp32", instructions), net.config.upscale
     for case in read_cases(variant):
         height, width = case.x.shape[-2:]
         result = forward(pad_like_reference(case.x, 8))
@@ -92,6 +126,7 @@ def test_reference_outputs_of_the_authors(variant):
 
 
 @needs_compiler
+@each_set
 @pytest.mark.parametrize(
     "values",
     [
@@ -106,10 +141,10 @@ def test_reference_outputs_of_the_authors(variant):
     ],
     ids=str,
 )
-def test_every_shape_of_network_and_image(values, monkeypatch):
+def test_every_shape_of_network_and_image(values, instructions, monkeypatch):
     monkeypatch.setattr(fast_native, "WINDOWS_PER_TASK", 3)
     net = tiny(**values)
-    forward = native(net)
+    forward = native(net, "fp32", instructions)
     for size in ((8, 8), (16, 40), (17, 3), (56, 56)):
         x = torch.rand(2, net.config.num_channels, *size)
         with torch.inference_mode():
@@ -117,7 +152,8 @@ def test_every_shape_of_network_and_image(values, monkeypatch):
 
 
 @needs_compiler
-def test_attention_scales_at_their_limit():
+@each_set
+def test_attention_scales_at_their_limit(instructions):
     net = tiny()
     with torch.no_grad():
         for layer in layers_of(net):
@@ -125,11 +161,13 @@ def test_attention_scales_at_their_limit():
             layer.attention["self"].logit_scale[0] = 50
     x = torch.rand(1, 3, 32, 32)
     with torch.inference_mode():
-        assert_close(native(net)(x), net.upscale_tile(x), 2e-5)  # scale 100: steep
+        result = native(net, "fp32", instructions)(x)
+        assert_close(result, net.upscale_tile(x), 2e-5)  # scale 100: steep
 
 
 @needs_compiler
-def test_zero_keys_and_large_activations():
+@each_set
+def test_zero_keys_and_large_activations(instructions):
     """No length of zero divides, and no perceptron's input is too large."""
     net = tiny()
     with torch.no_grad():
@@ -138,14 +176,16 @@ def test_zero_keys_and_large_activations():
             layer.intermediate.dense.weight.mul_(100)
     x = torch.rand(1, 3, 16, 16)
     with torch.inference_mode():
-        assert_close(native(net)(x), net.upscale_tile(x), 4e-6)
+        result = native(net, "fp32", instructions)(x)
+        assert_close(result, net.upscale_tile(x), 4e-6)
 
 
 @needs_compiler
-def test_not_a_number_is_not_hidden():
+@each_set
+def test_not_a_number_is_not_hidden(instructions):
     x = torch.rand(1, 3, 16, 16)
     x[0, 0, 3, 3] = math.nan
-    assert not native(tiny())(x).isfinite().all()
+    assert not native(tiny(), "fp32", instructions)(x).isfinite().all()
 
 
 @needs_compiler
@@ -205,13 +245,6 @@ def test_threads_change_not_a_bit():
     assert torch.equal(results[0], results[2])
 
 
-@needs_compiler
-def test_the_door_prefers_the_kernels(cache):
-    assert isinstance(prepare(tiny(), CPU, "fp32"), NativeForward)
-    assert isinstance(prepare(tiny(), CPU, "bf16"), NativeForward)
-    assert list((cache / "napari-swin2sr").glob("kernels-*.so"))
-
-
 def test_other_windows_are_left_to_the_portable_path():
     assert isinstance(prepare(tiny(window_size=7), CPU, "fp32"), CpuForward)
     assert prepare_native(tiny(window_size=7), "fp32") is None
@@ -226,12 +259,6 @@ def test_without_a_compiler_the_portable_path_serves(fresh, monkeypatch):
     assert not isinstance(forward, NativeForward)
 
 
-def test_the_switch(fresh, monkeypatch):
-    monkeypatch.setenv(fast_native.SWITCH, "0")
-    assert fast_native.find_compiler() is None
-    assert fast_native.load_kernels("fp32") is None
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 def test_a_compiler_that_fails_is_reported_once(fresh, monkeypatch, tmp_path, caplog):
     script = tmp_path / "broken-cc"
@@ -244,13 +271,21 @@ def test_a_compiler_that_fails_is_reported_once(fresh, monkeypatch, tmp_path, ca
     assert caplog.text.count("cannot be compiled") == 1
 
 
-@needs_compiler
-def test_kernels_that_are_wrong_are_not_used(monkeypatch, caplog):
-    right = fast_native.norm_weights
-    monkeypatch.setattr(fast_native, "norm_weights", lambda norm: 2 * right(norm))
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize("at", ["--version", "compile"])
+def test_a_compiler_that_hangs_is_left_alone(at, fresh, monkeypatch, tmp_path, caplog):
+    script = tmp_path / "slow-cc"
+    answer = "[ $1 = --version ] && echo 1 && exit 0\n" if at == "compile" else ""
+    script.write_text(f"#!/bin/sh\n{answer}exec sleep 60\n")
+    script.chmod(script.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(script))
+    monkeypatch.setitem(fast_native.SECONDS, at, 0.5)
+    start = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        assert prepare_native(tiny(), "fp32") is None
-    assert "are off by" in caplog.text
+        forward = prepare(tiny(), CPU, "bf16")
+    assert time.monotonic() - start < 20
+    assert not isinstance(forward, NativeForward)
+    assert caplog.text.count("timed out") == 1
 
 
 @needs_compiler
@@ -263,8 +298,269 @@ def test_compiled_once_and_only_into_a_safe_folder(fresh, monkeypatch, tmp_path)
     assert fast_native.load_kernels("fp32") is not None
     assert made.stat().st_mtime_ns == before
     made.parent.chmod(0o777)  # others could put kernels there
-    with fast_native._cache_folder() as folder:
+    with fast_native.cache_folder() as folder:
         assert folder != made.parent
     assert not folder.exists()
     fast_native.load_kernels.cache_clear()
     assert fast_native.load_kernels("fp32") is not None  # its file is gone already
+
+
+def cut_in_half(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def damage(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        cut_in_half,
+        damage,
+        lambda file: file.write_bytes(b""),
+        lambda file: file.chmod(0o777),
+        pytest.param(
+            lambda file: os.chown(file, 12345, -1),
+            marks=pytest.mark.skipif(
+                getattr(os, "getuid", lambda: 1)() != 0,
+                reason="only root gives files away",
+            ),
+        ),
+    ],
+    ids=["cut", "damaged", "empty", "writable by others", "another user's"],
+)
+def test_spoiled_kernels_are_compiled_again(
+    spoil, fresh, monkeypatch, tmp_path, caplog
+):
+    """Loading them would end the process, or run what somebody else has written."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "napari-swin2sr"
+    folder.mkdir(mode=0o700)
+    command = [fast_native.find_compiler(), *fast_native.FLAGS]
+    made = fast_native._compiled(command, b"1", folder)
+    good, inode = made.read_bytes(), made.stat().st_ino
+    assert fast_native._compiled(command, b"1", folder).stat().st_ino == inode
+    assert fast_native._compiled(command, b"2", folder) != made
+    spoil(made)
+    again = fast_native._compiled(command, b"1", folder)
+    assert again.read_bytes() == good
+    assert again.stat().st_ino != inode or made != again
+    assert fast_native.is_private(again)
+    assert "is damaged or not this user's" in caplog.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="home folders of POSIX systems")
+def test_a_user_without_a_home_gets_a_folder_for_the_time_being(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    with fast_native.cache_folder() as folder:
+        assert fast_native.is_private(folder)
+    assert not folder.exists()
+
+
+# -- what the compilers make of the source -----------------------------------------
+
+FMA = re.compile(r"v?(f?n?m(add|ul)\w*ps|f?ml[as]?|dpbf16ps)\s")
+JUMP = re.compile(r"(?:j\w+|b\.?\w+|cbn?z|tbn?z)\s.*?(\.L\w+)$")
+OTHER = re.compile(r"v?f?(div|max|psll|shl|cvt)")  # softmax and gelu
+STACK = re.compile(r"\(%r[sb]p|\[(sp|x29)\b")
+VECTOR = re.compile(r"%[xyz]mm|\b[qv]\d+\b")
+
+X86 = [("avx512", "fp32"), ("avx512", "bf16"), ("avx2", "fp32"), ("sse", "fp32")]
+BUILDS = [
+    *((compiler, *kind) for compiler in ("gcc", "clang") for kind in X86),
+    ("aarch64-linux-gnu-gcc", "neon", "fp32"),
+]
+
+
+def inner_loops(assembly):
+    """Yield the instructions of each loop that has no other inside."""
+    lines = [re.split(r"#|//", line)[0].strip() for line in assembly.splitlines()]
+    lines = [x for x in lines if x and (x.endswith(":") or not x.startswith("."))]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    loops = [
+        (labels[jump[1]], i)
+        for i, line in enumerate(lines)
+        if (jump := JUMP.match(line)) and labels.get(jump[1], i) < i
+    ]
+    for first, last in loops:
+        inside = [x for x in loops if first <= x[0] and x[1] <= last]
+        if inside == [(first, last)]:
+            yield [x for x in lines[first : last + 1] if not x.endswith(":")]
+
+
+@pytest.mark.parametrize(("compiler", "name", "precision"), BUILDS)
+def test_the_sums_of_a_product_stay_in_registers(compiler, name, precision):
+    """A compiler that keeps them in memory makes the kernels slower than PyTorch."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} on this machine")
+    if compiler in {"gcc", "clang"} and platform.machine() not in {"x86_64", "AMD64"}:
+        pytest.skip("needs a compiler for x86-64")
+    flags = fast_native.INSTRUCTION_SETS[name].flags
+    half = ["-DHALF", "-mavx512bf16"] if precision == "bf16" else []
+    command = [compiler, *fast_native.FLAGS, *flags, *half, "-S", "-o", "-"]
+    made = subprocess.run(
+        [*command, str(fast_native.SOURCE)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    sums = {"avx512": 24, "neon": 20}.get(name, 12)
+    products = [
+        loop
+        for loop in inner_loops(made.stdout)
+        if sum(bool(FMA.match(x)) for x in loop) >= sums
+        and not any(OTHER.match(x) for x in loop)
+    ]
+    assert products
+    for loop in products:
+        assert not [x for x in loop if STACK.search(x) and VECTOR.search(x)]
+
+
+# -- the kernels of another processor ----------------------------------------------
+
+DRIVER = r"""
+/* Read a kernel's weights, grid and features, call it, write the last features. */
+#include <stdio.h>
+#include SOURCE
+
+static long number(void)
+{
+    long n;
+    if (fread(&n, sizeof n, 1, stdin) != 1) exit(2);
+    return n;
+}
+
+static void *bytes(long n) /* none if there are no bytes */
+{
+    void *memory;
+    if (!n) return NULL;
+    if (posix_memalign(&memory, 64, n) || fread(memory, n, 1, stdin) != 1) exit(3);
+    return memory;
+}
+
+int main(int count, char **words)
+{
+    char *weights = bytes(number());
+    for (long n = number(); n > 0; n--) { /* the pointers among them */
+        long offset = number();
+        void *to = bytes(number());
+        memcpy(weights + offset, &to, sizeof to);
+    }
+    struct grid *g = bytes(number());
+    long arrays = number(), size[3];
+    vec *x[3];
+    for (int i = 0; i < arrays; i++) x[i] = bytes(size[i] = number());
+    long first = number(), last = number();
+    int failed = 4;
+    if (count == 2 && !strcmp(words[1], "swin_layer"))
+        failed = swin_layer((void *)weights, g, x[0], x[1], first, last);
+    else if (count == 2 && !strcmp(words[1], "swin_norm"))
+        failed = swin_norm((void *)weights, g, x[0], x[1], first, last);
+    else if (count == 2 && !strcmp(words[1], "swin_convolution"))
+        failed = swin_convolution((void *)weights, g, x[0], x[1], x[2], first, last);
+    if (!failed && fwrite(x[arrays - 1], size[arrays - 1], 1, stdout) != 1) return 5;
+    return failed;
+}
+"""
+
+
+class Emulated:
+    """Kernels in a program for another processor, called like a library.
+
+    It serves one image, all of whose windows are one task.
+    """
+
+    def __init__(self, *command):
+        self.command = command
+
+    def __getattr__(self, name):
+        return lambda *values: self.call(name, *values)
+
+    def call(self, name, weights, grid, *rest):
+        weights, grid, *places = weights._obj, grid._obj, *(x.value for x in rest)
+        *places, first, last = places
+        numbers = {k: getattr(weights, k) for k, kind in weights._fields_}
+        c = numbers.get("channels") or numbers["in_channels"]
+        n, h = numbers.get("out_channels", c), numbers.get("hidden", 0)
+        heads = numbers.get("heads", 0)
+        floats = {  # of each weight
+            **{"scale": heads, "position": heads * 64**2, "mask": 4 * 64**2},
+            **{"qkv": 3 * c * c, "project": c * c, "expand": h * c, "reduce": h * c},
+            **{"qkv_bias": 3 * c, "project_bias": c, "expand_bias": h},
+            **{"reduce_bias": c, "norm1": 2 * c, "norm2": 2 * c, "norm": 2 * c},
+            **{"a": c * c if name == "swin_norm" else 9 * n * c, "bias": n},
+        }
+        pointers = [k for k, kind in weights._fields_ if kind is ctypes.c_void_p]
+        parts = [sized(bytes(weights)), number(len(pointers))]
+        for key in pointers:
+            parts += [number(getattr(type(weights), key).offset)]
+            parts += [sized(content(numbers[key], 4 * floats[key]))]
+        pixels = 4 * 64 * grid.tall * grid.wide
+        sizes = [pixels * c, *[pixels * n] * (len(places) - 1)]
+        parts += [sized(bytes(grid)), number(len(places))]
+        parts += [sized(content(*x)) for x in zip(places, sizes, strict=True)]
+        done = subprocess.run(
+            [*self.command, name],
+            input=b"".join([*parts, number(first), number(last)]),
+            capture_output=True,
+            check=True,
+        )
+        ctypes.memmove(places[-1], done.stdout, sizes[-1])
+        return done.returncode
+
+
+def number(value):
+    return value.to_bytes(8, "little")
+
+
+def sized(data):
+    return number(len(data)) + data
+
+
+def content(address, size):
+    return ctypes.string_at(address, size) if address else b""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "emulator", "name"),
+    [
+        ("aarch64-linux-gnu-gcc", "qemu-aarch64", "neon"),
+        ("gcc", "env", "sse"),  # the driver itself, where nothing is emulated
+    ],
+)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"embed_dim": 15, "num_heads": (3, 5), "mlp_ratio": 1.4},
+        {"resi_connection": "3conv", "num_channels": 1},
+    ],
+    ids=str,
+)
+def test_the_kernels_of_another_processor(
+    compiler, emulator, name, values, tmp_path, monkeypatch
+):
+    if shutil.which(compiler) is None or shutil.which(emulator) is None:
+        pytest.skip(f"no {compiler} or no {emulator} on this machine")
+    if emulator == "env" and name not in fast_native.instruction_sets():
+        pytest.skip(f"the processor has no {name}")
+    monkeypatch.setattr(fast_native, "WINDOWS_PER_TASK", 10**6)
+    driver, program = tmp_path / "driver.c", tmp_path / "driver"
+    driver.write_text(DRIVER.replace("SOURCE", f'"{fast_native.SOURCE}"'))
+    flags = [x for x in fast_native.FLAGS if x not in {"-shared", "-fPIC"}]
+    flags += fast_native.INSTRUCTION_SETS[name].flags
+    command = [compiler, *flags, "-static", driver, "-lm", "-o", program]
+    subprocess.run(command, check=True, capture_output=True)
+    net = tiny(**values)
+    forward = NativeForward(net, {"fp32": Emulated(emulator, program)}, "fp32")
+    x = torch.rand(1, net.config.num_channels, 16, 24)
+    with torch.inference_mode():
+        assert_close(forward(x), net.upscale_tile(x), 4e-6)

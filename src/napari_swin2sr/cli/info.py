@@ -78,12 +78,16 @@ def run_info(args: argparse.Namespace) -> int:
 
 
 def environment() -> dict[str, dict[str, str]]:
-    """Return title of a section -> name -> value; imports torch, downloads nothing."""
+    """Return title of a section -> name -> value; imports torch, downloads nothing.
+
+    The ways to run the default model on the CPU are timed if they have not been.
+    """
     return {
         "versions": _versions(),
         "devices": _devices(),
         "downloads": _downloads(),
         "default model": _default_model(),
+        "default model on the cpu": _on_cpu(),
     }
 
 
@@ -127,3 +131,25 @@ def _default_model() -> dict[str, str]:
 
     model = resolve_model("default")
     return {"path": str(model.path), "sha256": str(model.sha256)}
+
+
+def _on_cpu() -> dict[str, str]:
+    """Return which way runs on the CPU, why, and what was measured."""
+    from napari_swin2sr.engine import backends as fast
+    from napari_swin2sr.engine import cpu_native as fast_native
+    from napari_swin2sr.model.swin2sr import load_network
+    from napari_swin2sr.weights.catalog import resolve_model
+
+    model = resolve_model("default")
+    net = load_network(model.path, model.config, sha256=model.sha256)
+    _, choice = fast.prepare_cpu(net, "fp32")
+    found = {
+        "processor": fast_native.processor_name(),
+        "instructions": ", ".join(fast_native.instruction_sets()) or "none known",
+        "bfloat16": "yes" if fast_native.has_bfloat16() else "no: float32 runs instead",
+        "compiler": fast_native.find_compiler() or "none: PyTorch runs the network",
+        "runs": f"{choice.name} ({choice.reason})",
+    }
+    for name, seconds in choice.seconds.items():
+        found[name] = f"{1000 * seconds:.2f} ms of CPU time for a layer of 16 windows"
+    return found

@@ -1,48 +1,85 @@
 /* The transformer layers of Swin2SR on the CPU, for windows of 8 x 8 pixels.
  *
  * Features are stored in blocks of 4 x 4 pixels, (N, H / 4, W / 4, C, 16) float: the 16
- * pixels of a channel fill one vector. A window is made of four such blocks, shifted or
- * not, so nothing has to be rolled or rearranged; everywhere below "column" means one of
- * the 64 pixels of a window, stored as 4 vectors, and matrices have one row per channel
- * (or key). Every matrix product is `rows of weights` x `columns of a window`.
+ * pixels of a channel fill one vector of AVX-512, two of AVX or four of 128 bits. A window
+ * is made of four such blocks, shifted or not, so nothing has to be rolled or rearranged;
+ * everywhere below "column" means one of the 64 pixels of a window, and matrices have one
+ * row per channel (or key). Every matrix product is `rows of weights` x `columns of a
+ * window`.
+ *
+ * A vector is as long as the processor's registers: compilers keep longer ones in memory.
  *
  * Compiled twice: with HALF the operands of the products are pairs of bfloat16, and sums
- * are float; without, everything is float. Vectors are GCC's and Clang's portable ones.
+ * are float; without, everything is float. Vectors are GCC's and Clang's portable ones,
+ * but for the maximum and the square root, which these would take apart into numbers.
  */
 
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define COLUMNS 64 /* pixels of a window */
-#define LANES 16
-#define VECTORS 4 /* COLUMNS / LANES */
-#define ROWS 6    /* rows of a product that are kept in registers */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #if defined(__AVX512F__)
-#define WIDE 4 /* vectors of each of them */
+#define LANES 16
+#define MAXIMUM(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define SQUARE_ROOT(x) _mm512_sqrt_ps((__m512)(x))
+#elif defined(__AVX__)
+#define LANES 8
+#define MAXIMUM(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
+#define SQUARE_ROOT(x) _mm256_sqrt_ps((__m256)(x))
+#elif defined(__x86_64__)
+#define LANES 4
+#define MAXIMUM(a, b) _mm_max_ps((__m128)(a), (__m128)(b))
+#define SQUARE_ROOT(x) _mm_sqrt_ps((__m128)(x))
+#elif defined(__aarch64__)
+#define LANES 4
+#define MAXIMUM(a, b) vmaxq_f32((float32x4_t)(a), (float32x4_t)(b))
+#define SQUARE_ROOT(x) vsqrtq_f32((float32x4_t)(x))
 #else
-#define WIDE 1
+#error "no vectors are known for this processor"
+#endif
+
+#define COLUMNS 64 /* pixels of a window */
+#define BLOCKS 4   /* of 16 pixels each */
+#define PARTS (16 / LANES) /* vectors of a block */
+#define VECTORS (BLOCKS * PARTS)
+
+/* A product keeps ROWS x WIDE sums in registers, of which it needs some for operands. */
+#if defined(__AVX512F__) /* 32 registers */
+#define ROWS 6
+#define WIDE 4
+#elif defined(__aarch64__) /* 32, but GCC loads the weights of all rows at once */
+#define ROWS 5
+#define WIDE 4
+#else /* 16 */
+#define ROWS 6
+#define WIDE 2
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(64)));
-typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(64)));
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef vec row[VECTORS]; /* one channel of a window */
+
+/* Four vectors are worked on at once where one would wait for its own last sum. */
+#define EACH for (int j = 0; j < 4; j++)
 
 /* -- arithmetic on vectors -------------------------------------------------------- */
 
 INLINE vec splat(float x) { return x - (vec){0}; }
+INLINE vec larger(vec a, vec b) { return (vec)MAXIMUM(a, b); }
+INLINE vec square_root(vec x) { return (vec)SQUARE_ROOT(x); }
 
-INLINE vec larger(vec a, vec b)
+/* The polynomial of degree 5, in chains that are shorter than Horner's */
+INLINE vec polynomial(vec x, float c0, float c1, float c2, float c3, float c4, float c5)
 {
-    for (int i = 0; i < LANES; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
-    return a;
-}
-
-INLINE vec square_root(vec x)
-{
-    for (int i = 0; i < LANES; i++) x[i] = __builtin_sqrtf(x[i]);
-    return x;
+    vec square = x * x;
+    return (c1 * x + c0) + square * ((c3 * x + c2) + square * (c5 * x + c4));
 }
 
 /* 2 to the x, within 1e-7 of it; x is at least -126 and less than 128 */
@@ -50,12 +87,8 @@ INLINE vec power_of_two(vec x)
 {
     const vec round = splat(12582912.f); /* 1.5 * 2^23: its last bits are whole numbers */
     vec whole = x + round, f = x - (whole - round);
-    vec p = splat(1.3276456e-3f);
-    p = p * f + 9.6755410e-3f;
-    p = p * f + 5.5507135e-2f;
-    p = p * f + 2.4022120e-1f;
-    p = p * f + 6.9314694e-1f;
-    p = p * f + 1.0000001f;
+    vec p = polynomial(f, 1.0000001f, 6.9314694e-1f, 2.4022120e-1f, 5.5507135e-2f,
+                       9.6755410e-3f, 1.3276456e-3f);
     return (vec)((ivec)p + ((ivec)whole << 23));
 }
 
@@ -64,19 +97,14 @@ INLINE vec gelu(vec x)
 {
     vec positive = larger(x, splat(0.f)), size = larger(x, -x);
     vec t = 1.f / (1.f + 0.4f * size);
-    vec p = splat(5.7432052e-2f);
-    p = p * t - 2.5848684e-1f;
-    p = p * t + 3.4514344e-1f;
-    p = p * t + 9.3436046e-3f;
-    p = p * t + 1.9004701e-1f;
-    p = p * t + 1.5652111e-1f;
+    vec p = polynomial(t, 1.5652111e-1f, 1.9004701e-1f, 9.3436046e-3f, 3.4514344e-1f,
+                       -2.5848684e-1f, 5.7432052e-2f);
     return positive - size * t * p * power_of_two(larger(x * x * -0.72134752f, splat(-100.f)));
 }
 
 /* -- operands of the products ------------------------------------------------------- */
 
 #ifdef HALF
-#include <immintrin.h>
 typedef uint32_t weight; /* two bfloat16 that follow each other along the sum */
 typedef __m512i operand; /* the same, for 16 columns */
 #define DEPTH(n) (((n) + 1) / 2)
@@ -95,10 +123,10 @@ INLINE operand pair(vec first, vec second)
     return _mm512_permutexvar_epi16(*(const __m512i *)order, both);
 }
 
-/* The k-th operand of n rows of one vector */
-INLINE operand one_operand(const vec *x, int k, int n)
+/* The k-th operand of a block of n channels */
+INLINE void block_operand(const vec *x, int k, int n, operand *out)
 {
-    return pair(x[2 * k], 2 * k + 1 < n ? x[2 * k + 1] : splat(0.f));
+    *out = pair(x[2 * k], 2 * k + 1 < n ? x[2 * k + 1] : splat(0.f));
 }
 
 /* Store rows i and i + 1 as an operand. */
@@ -131,7 +159,10 @@ typedef vec operand;
 #define DEPTH(n) (n)
 
 INLINE vec multiply_add(vec sum, weight a, operand b) { return sum + a * b; }
-INLINE operand one_operand(const vec *x, int k, int n) { return x[k]; }
+INLINE void block_operand(const vec *x, int k, int n, operand *out)
+{
+    for (int j = 0; j < PARTS; j++) out[j] = x[k * PARTS + j];
+}
 INLINE void put(operand *out, int i, int v, vec first, vec second)
 {
     out[i * VECTORS + v] = first;
@@ -154,7 +185,7 @@ struct product {
 };
 
 /* `count` rows from `m` on, WIDE vectors from `v` on */
-INLINE void block(const struct product *p, int m, int count, int v)
+INLINE void product_block(const struct product *p, int m, int count, int v)
 {
     vec sum[ROWS][WIDE];
     for (int i = 0; i < count; i++)
@@ -172,17 +203,17 @@ INLINE void block(const struct product *p, int m, int count, int v)
 
 static void multiply(const struct product *p)
 {
-    for (int v = 0; v < VECTORS; v += WIDE) {
-        int m = 0;
-        for (; m + ROWS <= p->rows; m += ROWS) block(p, m, ROWS, v);
+    int m = 0;
+    for (; m + ROWS <= p->rows; m += ROWS)
+        for (int v = 0; v < VECTORS; v += WIDE) product_block(p, m, ROWS, v);
+    for (int v = 0; v < VECTORS; v += WIDE)
         switch (p->rows - m) {
-        case 1: block(p, m, 1, v); break;
-        case 2: block(p, m, 2, v); break;
-        case 3: block(p, m, 3, v); break;
-        case 4: block(p, m, 4, v); break;
-        case 5: block(p, m, 5, v); break;
+        case 1: product_block(p, m, 1, v); break;
+        case 2: product_block(p, m, 2, v); break;
+        case 3: product_block(p, m, 3, v); break;
+        case 4: product_block(p, m, 4, v); break;
+        case 5: product_block(p, m, 5, v); break;
         }
-    }
 }
 
 /* -- a layer ------------------------------------------------------------------------ */
@@ -206,25 +237,28 @@ struct space { /* of one thread */
 /* Scale the columns of n rows to length `scale`. */
 INLINE void normalise_columns(int n, row *x, float scale)
 {
-    for (int v = 0; v < VECTORS; v++) {
-        vec sum = splat(1e-24f);
-        for (int i = 0; i < n; i++) sum += x[i][v] * x[i][v];
-        vec factor = scale / square_root(sum);
-        for (int i = 0; i < n; i++) x[i][v] *= factor;
+    for (int v = 0; v < VECTORS; v += 4) {
+        vec sum[4];
+        EACH sum[j] = splat(1e-24f);
+        for (int i = 0; i < n; i++) EACH sum[j] += x[i][v + j] * x[i][v + j];
+        EACH sum[j] = scale / square_root(sum[j]);
+        for (int i = 0; i < n; i++) EACH x[i][v + j] *= sum[j];
     }
 }
 
 /* x += layer norm of the columns of y */
 static void add_norm(int n, row *x, const row *y, const float *gain, float epsilon)
 {
-    for (int v = 0; v < VECTORS; v++) {
-        vec mean = splat(0.f), square = splat(epsilon * (float)n);
-        for (int i = 0; i < n; i++) mean += y[i][v];
-        mean /= (float)n;
-        for (int i = 0; i < n; i++) square += (y[i][v] - mean) * (y[i][v] - mean);
-        vec factor = 1.f / square_root(square / (float)n);
+    for (int v = 0; v < VECTORS; v += 4) {
+        vec mean[4] = {0}, square[4];
+        for (int i = 0; i < n; i++) EACH mean[j] += y[i][v + j];
+        EACH mean[j] /= (float)n;
+        EACH square[j] = splat(epsilon * (float)n);
         for (int i = 0; i < n; i++)
-            x[i][v] += (y[i][v] - mean) * factor * gain[i] + gain[n + i];
+            EACH square[j] += (y[i][v + j] - mean[j]) * (y[i][v + j] - mean[j]);
+        EACH square[j] = 1.f / square_root(square[j] / (float)n);
+        for (int i = 0; i < n; i++)
+            EACH x[i][v + j] += (y[i][v + j] - mean[j]) * square[j] * gain[i] + gain[n + i];
     }
 }
 
@@ -242,18 +276,21 @@ static void attention_weights(const struct layer *l, int head, int kind, struct 
     multiply(&(struct product){
         COLUMNS, DEPTH(d), (const weight *)as_operand(d, (const row *)s->head + d, s->key), 1,
         COLUMNS, as_operand(d, (const row *)s->head, s->query), NULL, start, x});
-    row largest, sum = {0};
-    memcpy(largest, x[0], sizeof largest);
-    for (int i = 1; i < COLUMNS; i++)
-        for (int v = 0; v < VECTORS; v++) largest[v] = larger(largest[v], x[i][v]);
-    for (int i = 0; i < COLUMNS; i += 2)
-        for (int v = 0; v < VECTORS; v++) {
-            vec first = power_of_two(larger(x[i][v] - largest[v], splat(-126.f)));
-            vec second = power_of_two(larger(x[i + 1][v] - largest[v], splat(-126.f)));
-            put(s->probability, i, v, first, second);
-            sum[v] += first + second;
+    for (int v = 0; v < VECTORS; v++) {
+        vec largest = x[0][v], other = x[1][v], sum = splat(0.f);
+        for (int i = 2; i < COLUMNS; i += 2) {
+            largest = larger(largest, x[i][v]);
+            other = larger(other, x[i + 1][v]);
         }
-    memcpy(sums, sum, sizeof sum);
+        largest = larger(largest, other);
+        for (int i = 0; i < COLUMNS; i += 2) {
+            vec first = power_of_two(larger(x[i][v] - largest, splat(-126.f)));
+            vec second = power_of_two(larger(x[i + 1][v] - largest, splat(-126.f)));
+            put(s->probability, i, v, first, second);
+            sum += first + second;
+        }
+        sums[v] = sum;
+    }
 }
 
 static void attend(const struct layer *l, int kind, struct space *s)
@@ -303,7 +340,7 @@ struct grid { /* images of tall x wide windows */
     int tall, wide;
 };
 
-/* The block of a window's vector v (or of its neighbours: y and x from -1 to 2), as an
+/* The block of a window at line y and column x (of its neighbours: from -1 to 2), as an
  * index in blocks; -1 outside of the image, unless it comes around. */
 INLINE long find_block(const struct grid *g, long w, int y, int x, int shift, int around)
 {
@@ -316,17 +353,19 @@ INLINE long find_block(const struct grid *g, long w, int y, int x, int shift, in
 
 INLINE void load(const struct grid *g, long w, int shift, int channels, const vec *in, row *x)
 {
-    for (int v = 0; v < VECTORS; v++) {
-        const vec *from = in + find_block(g, w, v / 2, v % 2, shift, 1) * channels;
-        for (int k = 0; k < channels; k++) x[k][v] = from[k];
+    for (int b = 0; b < BLOCKS; b++) {
+        const vec *from = in + find_block(g, w, b / 2, b % 2, shift, 1) * channels * PARTS;
+        for (int k = 0; k < channels; k++)
+            for (int j = 0; j < PARTS; j++) x[k][b * PARTS + j] = from[k * PARTS + j];
     }
 }
 
 INLINE void store(const struct grid *g, long w, int shift, int channels, const row *x, vec *out)
 {
-    for (int v = 0; v < VECTORS; v++) {
-        vec *to = out + find_block(g, w, v / 2, v % 2, shift, 1) * channels;
-        for (int k = 0; k < channels; k++) to[k] = x[k][v];
+    for (int b = 0; b < BLOCKS; b++) {
+        vec *to = out + find_block(g, w, b / 2, b % 2, shift, 1) * channels * PARTS;
+        for (int k = 0; k < channels; k++)
+            for (int j = 0; j < PARTS; j++) to[k * PARTS + j] = x[k][b * PARTS + j];
     }
 }
 
@@ -403,19 +442,23 @@ struct convolution { /* 3 x 3, zeros outside of the image */
 
 #define PATCH 10 /* lines of a window and its neighbours; of 4 + 8 + 4 pixels */
 
-/* Gather a window and its neighbours as operands: (DEPTH(channels), PATCH) of 16 pixels. */
-static void load_patch(const struct grid *g, long w, int channels, const vec *in, operand *patch)
+typedef struct { /* numbers, or pairs of bfloat16 */
+    char pixel[16][4];
+} line;
+
+/* Gather a window and its neighbours as operands: (DEPTH(channels), PATCH). */
+static void load_patch(const struct grid *g, long w, int channels, const vec *in, line *patch)
 {
     for (int place = 0; place < 16; place++) {
         int y = place / 4 - 1, x = place % 4 - 1;
         long from = find_block(g, w, y, x, 0, 0);
         for (int k = 0; k < DEPTH(channels); k++) {
-            operand pixels = from < 0 ? (operand){0} : one_operand(in + from * channels, k, channels);
+            operand pixels[PARTS] = {0};
+            if (from >= 0) block_operand(in + from * channels * PARTS, k, channels, pixels);
             for (int i = 0; i < 4; i++) {
-                int line = 4 * y + i + 1;
-                if (line < 0 || line >= PATCH) continue;
-                char *to = (char *)&patch[k * PATCH + line];
-                memcpy(to + 16 * (x + 1), (char *)&pixels + 16 * i, 16);
+                int to = 4 * y + i + 1;
+                if (to < 0 || to >= PATCH) continue;
+                memcpy(patch[k * PATCH + to].pixel[4 * (x + 1)], (char *)pixels + 16 * i, 16);
             }
         }
     }
@@ -426,20 +469,20 @@ int swin_convolution(const struct convolution *l, const struct grid *g, const ve
                      const vec *add, vec *out, long first, long last)
 {
     int c = l->in_channels, n = l->out_channels, depth = DEPTH(c);
-    char *memory = allocate(depth + 2 * n + depth * PATCH / VECTORS + 1), *next = memory;
+    char *memory = allocate(depth + 2 * n + depth * PATCH / BLOCKS + 1), *next = memory;
     if (!memory) return 1;
     operand *x = (operand *)rows(&next, depth);
     row *sum = rows(&next, n), *added = rows(&next, n);
-    operand *patch = (operand *)next;
+    line *patch = (line *)next;
     for (long w = first; w < last; w++) {
         load_patch(g, w, c, in, patch);
         for (int tap = 0; tap < 9; tap++) {
             for (int k = 0; k < depth; k++)
-                for (int v = 0; v < VECTORS; v++)
+                for (int b = 0; b < BLOCKS; b++)
                     for (int i = 0; i < 4; i++) {
-                        const char *line = (char *)&patch[k * PATCH + 4 * (v / 2) + i + tap / 3];
-                        memcpy((char *)&x[k * VECTORS + v] + 16 * i,
-                               line + 4 * (4 * (v % 2) + tap % 3 + 3), 16);
+                        const line *from = &patch[k * PATCH + 4 * (b / 2) + i + tap / 3];
+                        memcpy((char *)&x[k * VECTORS + b * PARTS] + 16 * i,
+                               from->pixel[4 * (b % 2) + tap % 3 + 3], 16);
                     }
             multiply(&(struct product){n, depth, l->a + (long)tap * n * depth, depth, 1, x, l->bias,
                                        tap ? (const row *)sum : NULL, sum});

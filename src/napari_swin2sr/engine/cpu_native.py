@@ -1,9 +1,8 @@
 """The fast path on the CPU where a C compiler is at hand: see `cpu_native.c`.
 
-The kernels are compiled once per machine for its own instruction set, kept in the
-user's cache, and checked on the network's own result before they are used. Without a
-compiler, for other windows than 8 pixels, or if anything goes wrong, the path of
-`cpu_torch` serves.
+The kernels are compiled once per machine for each instruction set that it has, and
+kept in the user's cache. Without a compiler, for other windows than 8 pixels, or if
+anything goes wrong, there are none, and `backends` takes another way.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,7 @@ from napari_swin2sr.engine.cpu_torch import (
     workers,
 )
 from napari_swin2sr.model.windows import shift_mask
-from napari_swin2sr.replace import written_beside
+from napari_swin2sr.replace import flush_to_disk, remove_file, rename_over, scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -58,8 +58,8 @@ FLAGS = (
 )
 """IEEE arithmetic, except that a product and a sum may be joined."""
 
-SWITCH = "NAPARI_SWIN2SR_NATIVE"
-"""Environment variable; `0` keeps the compiler out of it."""
+SECONDS = {"--version": 10, "compile": 30}
+"""How long a compiler may take; it needs one second where nothing else runs."""
 
 WINDOW, BLOCK = 8, 4
 """The window that the kernels are written for, and the blocks that it is made of."""
@@ -67,8 +67,29 @@ WINDOW, BLOCK = 8, 4
 WINDOWS_PER_TASK = 16
 """So few that threads end together, so many that a task is worth its overhead."""
 
-TOLERANCE = {"fp32": 1e-4, "bf16": 0.1}
-"""Largest difference that the check after loading allows; results are about 0 to 1."""
+
+@dataclass(frozen=True, slots=True)
+class InstructionSet:
+    """What a compiler is told, and what a processor must have (see `features`)."""
+
+    flags: tuple[str, ...]
+    needs: frozenset[str]
+
+
+_AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
+
+INSTRUCTION_SETS = {
+    "avx512": InstructionSet(
+        ("-march=x86-64", "-mfma", *(f"-m{name}" for name in _AVX512)),
+        frozenset({"fma", *_AVX512}),
+    ),
+    "avx2": InstructionSet(
+        ("-march=x86-64", "-mfma", "-mavx2"), frozenset({"fma", "avx2"})
+    ),
+    "sse": InstructionSet(("-march=x86-64",), frozenset({"x86-64"})),
+    "neon": InstructionSet(("-march=armv8-a",), frozenset({"aarch64"})),
+}
+"""Those that the source knows, the ones with the longest vectors first."""
 
 
 class _Layer(ctypes.Structure):
@@ -110,77 +131,154 @@ class _Grid(ctypes.Structure):
 
 
 @functools.cache
-def load_kernels(precision: str) -> ctypes.CDLL | None:
-    """Return the kernels for "fp32" or "bf16", compiled if needed, if possible."""
-    compiler = find_compiler()
-    if compiler is None or (precision == "bf16" and not has_bfloat16()):
-        return None
-    half = ("-DHALF",) if precision == "bf16" else ()
-    native = "-mcpu=native" if platform.machine() == "arm64" else "-march=native"
-    command = [compiler, *FLAGS, native, *half, str(SOURCE), "-lm"]
-    try:
-        with _cache_folder() as folder:
-            return ctypes.CDLL(str(_compiled(command, folder)))
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("the CPU kernels cannot be compiled (%s); going without", error)
-        return None
+def features() -> frozenset[str]:
+    """Return what the processor has: its kind, "avx2", "avx512f", "fma", ..."""
+    if found := _cpuinfo("flags", "Features"):
+        words = {word for line in found for word in line.split()}
+    else:  # since PyTorch 2.11
+        known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        words = {name for name, value in known.items() if value is True}
+    machine = platform.machine().lower()
+    kind = {"amd64": "x86-64", "x86_64": "x86-64", "arm64": "aarch64"}
+    words = {word.replace("_", "").replace("fma3", "fma") for word in words}
+    return frozenset({*words, kind.get(machine, machine)})
+
+
+def has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16; without, it takes many times."""
+    return not features().isdisjoint({"avx512bf16", "amxbf16", "bf16"})
+
+
+def instruction_sets(precision: str = "fp32") -> list[str]:
+    """Return those that kernels of a precision can use here, the widest first."""
+    if precision != "fp32":
+        usable = ["avx512"] if {"avx512bf16"} <= features() else []
+    else:
+        usable = list(INSTRUCTION_SETS)
+    return [name for name in usable if INSTRUCTION_SETS[name].needs <= features()]
+
+
+@functools.cache
+def processor() -> str:
+    """Describe the processor: what was measured on another one does not hold."""
+    found = _cpuinfo("model name", "flags", "Features", "CPU part")
+    return "\n".join(found) or f"{platform.processor()} {platform.version()}"
+
+
+def processor_name() -> str:
+    """Return what the processor is called."""
+    names = _cpuinfo("model name")
+    return names[0].strip() if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo(*keys: str) -> list[str]:
+    """Return what Linux says of the first core under these keys."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return []
+    lines = cpuinfo.read_text(errors="replace").split("\n\n")[0].splitlines()
+    return [line.partition(":")[2] for line in lines if line.startswith(keys)]
 
 
 def find_compiler() -> str | None:
     """Return a C compiler that understands the source, if there is one."""
-    if os.environ.get(SWITCH) == "0" or sys.platform == "win32":
+    if sys.platform == "win32":
         return None
     names = (os.environ.get("CC", "cc"), "gcc", "clang")
     return next((path for name in names if (path := shutil.which(name))), None)
 
 
-def has_bfloat16() -> bool:
-    """Tell whether the processor multiplies bfloat16 (AVX-512 BF16)."""
-    return "avx512_bf16" in _processor() or "avx512bf16" in _processor()
+hung: set[str] = set()  # compilers that have not answered in time
 
 
 @functools.cache
-def _processor() -> str:
-    """Describe the processor: kernels compiled for another one must not be run."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(errors="replace").split("\n\n")[0].splitlines()
-        words = ("model name", "flags", "Features", "CPU part")
-        return "\n".join(line for line in lines if line.startswith(words))
-    return f"{platform.machine()} {platform.processor()} {platform.version()}"
+def load_kernels(precision: str, instructions: str | None = None) -> ctypes.CDLL | None:
+    """Return the kernels for "fp32" or "bf16", compiled if needed, if possible.
+
+    Without a name they are those of the first of `instruction_sets`.
+    """
+    compiler, usable = find_compiler(), instruction_sets(precision)
+    if compiler is None or compiler in hung or not usable:
+        return None
+    if (instructions or usable[0]) not in usable:
+        return None
+    flags = INSTRUCTION_SETS[instructions or usable[0]].flags
+    half = ("-DHALF", "-mavx512bf16") if precision == "bf16" else ()
+    try:
+        version = version_of(compiler)
+        with cache_folder() as folder:
+            command = [compiler, *FLAGS, *flags, *half]
+            return ctypes.CDLL(str(_compiled(command, version, folder)))
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("the CPU kernels cannot be compiled (%s); going without", error)
+        if isinstance(error, subprocess.TimeoutExpired):
+            hung.add(compiler)
+        return None
 
 
-def _compiled(command: list[str], folder: Path) -> Path:
-    """Return the library that a command makes, from the folder if it is there."""
-    version = subprocess.run(
-        [command[0], "--version"], check=True, capture_output=True, timeout=60
+@functools.cache
+def version_of(compiler: str) -> bytes:
+    """Return what a compiler says of itself."""
+    return subprocess.run(
+        [compiler, "--version"],
+        check=True,
+        capture_output=True,
+        timeout=SECONDS["--version"],
     ).stdout
+
+
+def _compiled(command: list[str], version: bytes, folder: Path) -> Path:
+    """Return the library that a command makes, from the folder if it is there.
+
+    Its name holds the hash of what it was made from and its own: a library that was
+    cut short or changed is made anew.
+    """
     key = hashlib.sha256(SOURCE.read_bytes() + version)
-    key.update("\n".join([*command[:-2], _processor()]).encode())
-    target = folder / f"kernels-{key.hexdigest()[:24]}.so"
-    if not target.exists():
-        logger.info("compiling the CPU kernels, once on this machine: %s", target)
-        with written_beside(target) as made:
-            subprocess.run(
-                [*command, "-o", str(made)],
-                check=True,
-                capture_output=True,
-                timeout=300,
-            )
+    key.update("\n".join(command).encode())
+    name = f"kernels-{key.hexdigest()[:24]}"
+    for found in folder.glob(f"{name}-*.so"):
+        if found.name == f"{name}-{_digest(found)}.so" and is_private(found):
+            return found
+        logger.warning("%s is damaged or not this user's; compiling it again", found)
+        remove_file(found)
+    logger.info("compiling the CPU kernels, once on this machine: %s", folder / name)
+    with scratch_file(folder / f"{name}.so") as made:
+        subprocess.run(
+            [*command, str(SOURCE), "-lm", "-o", str(made)],
+            check=True,
+            capture_output=True,
+            timeout=SECONDS["compile"],
+        )
+        made.chmod(0o700)  # whatever the umask
+        flush_to_disk(made)
+        target = folder / f"{name}-{_digest(made)}.so"
+        rename_over(made, target)
     return target
 
 
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:24]
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether a file or folder is this user's, and nobody else can write to it."""
+    if sys.platform == "win32":
+        return True
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (
+        stat.S_IWGRP | stat.S_IWOTH
+    )
+
+
 @contextmanager
-def _cache_folder() -> Iterator[Path]:
+def cache_folder() -> Iterator[Path]:
     """Give a folder that only this user can write to; else one for the time being."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "napari-swin2sr"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "napari-swin2sr"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        found = folder.stat()
-        private = found.st_uid == os.getuid() and not found.st_mode & 0o022
-        usable = private and os.access(folder, os.W_OK)
-    except OSError:
+        usable = is_private(folder) and os.access(folder, os.W_OK)
+    except (OSError, RuntimeError):  # RuntimeError: nobody knows this user's home
         usable = False
     if usable:
         yield folder
@@ -391,6 +489,15 @@ class NativeForward(CpuForward):
         self.last_norm = exact.norm(body.layernorm)
         self.after_body = exact.residual(body.conv_after_body, None)
 
+    def sample(self) -> Callable[[], object]:
+        """Return a function that runs a layer on 16 windows, in one thread."""
+        run = Runner(map, 1, 4 * WINDOW, 4 * WINDOW)
+        source = run.empty(self.net.config.embed_dim)
+        torch.linspace(-1, 1, source.numel(), out=source.view(-1))
+        other = torch.empty_like(source)
+        layer = self.packed[0][0][-1]
+        return lambda: run(layer, source, other)
+
     def run_body(self, pixels: Tensor) -> Tensor:
         """Turn normalised pixels (N, channels, H, W) into the head's input."""
         images, channels, height, width = pixels.shape
@@ -415,23 +522,25 @@ class NativeForward(CpuForward):
         return blocks.permute(0, 3, 1, 4, 2, 5).reshape(images, dim, height, width)
 
 
+def serves(net: Swin2SRForImageSuperResolution) -> bool:
+    """Tell whether the kernels are written for a network's windows."""
+    return net.config.window_size == net.config.attention_window == WINDOW
+
+
 def prepare_native(
-    net: Swin2SRForImageSuperResolution, precision: str
+    net: Swin2SRForImageSuperResolution,
+    precision: str,
+    instructions: str | None = None,
 ) -> NativeForward | None:
-    """Return a network for the compiled kernels, if they serve it and are right."""
-    config = net.config
-    if config.window_size != WINDOW or config.attention_window != WINDOW:
+    """Return a network for the compiled kernels, if there are some that serve it.
+
+    Without a name of instructions, those with the longest vectors are used. Whether the
+    result is right is for the caller to see.
+    """
+    if not serves(net):
         return None
-    kernels = {name: load_kernels(name) for name in {"fp32", precision}}
-    found = {name: library for name, library in kernels.items() if library is not None}
-    if len(found) < len(kernels):
+    inner = load_kernels(precision, instructions)
+    exact = load_kernels("fp32", instructions)
+    if inner is None or exact is None:
         return None
-    forward = NativeForward(net, found, precision)
-    ramp = torch.linspace(0, 1, 4 * WINDOW**2).reshape(1, 1, 2 * WINDOW, 2 * WINDOW)
-    with torch.inference_mode():
-        expected = forward.net.upscale_tile(ramp)
-        error = (forward(ramp) - expected).abs().max()
-    if error <= TOLERANCE[precision] * max(1.0, expected.abs().max().item()):
-        return forward
-    logger.warning("the CPU kernels are off by %s here; going without", float(error))
-    return None
+    return NativeForward(net, {"fp32": exact, precision: inner}, precision)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.cpu_native import has_bfloat16
 from napari_swin2sr.engine.cuda_streams import run_on_cuda
 from napari_swin2sr.engine.splitting import Cut, cuts
 from napari_swin2sr.errors import (
@@ -351,12 +352,21 @@ def choose_device(device: str | torch.device) -> torch.device:
 def choose_precision(precision: str, device: torch.device) -> str:
     """Return "fp32", "bf16" or "fp16"; "auto" is "fp32".
 
+    Warns if it is "fp32" because the processor has no such arithmetic.
+
     Raises
     ------
     OptionError
         If the device should not compute in that precision.
     """
     check_precision(precision, device.type)
+    if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
+        warnings.warn(
+            "precision='bf16': this processor has no bfloat16 arithmetic; float32 runs "
+            "instead, which is faster here and more exact",
+            stacklevel=1,
+        )
+        return "fp32"
     return "fp32" if precision == "auto" else precision
 
 
