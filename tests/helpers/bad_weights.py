@@ -313,6 +313,46 @@ def _nested_tuples(folder):
     return put(folder, rezip(saved(state()), edit))
 
 
+@row("W18-deep-tuples", "more than 20 nested objects")
+def _deep_tuples(folder):
+    """A key whose hash uses up the stack."""
+    program = b"\x80\x02})" + b"\x85" * 99_000 + b"K\x01s."
+
+    def edit(members):
+        members["archive/data.pkl"] = program
+
+    return put(folder, rezip(saved(state()), edit))
+
+
+@row("W15-masks", r"claims \d+ bytes, more than the file holds")
+def _many_masks(folder):
+    whole = torch.zeros(3000 + 100_000)
+    masks = {f"a{i}.attn_mask": whole[i : i + 100_000] for i in range(3000)}
+    return put(folder, saved(state() | masks))
+
+
+@row("W17-folder-flag", "an archive with folders in it")
+def _folder_flag(folder):
+    """One bit, for which PyTorch silently leaves the memory as it was."""
+    content = bytearray(saved(state()))
+    entry = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 1)
+    while b"/data/3" not in content[entry : entry + 80]:
+        entry = content.index(b"PK\x01\x02", entry + 1)
+    content[entry + 38] ^= 0x10
+    return put(folder, bytes(content))
+
+
+@row("W11-method", "an empty collection, not Swin2SR")
+def _method_replaced(folder):
+    """An OrderedDict whose `items` is a number."""
+    program = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\0\0\0itemsK\x01sb."
+
+    def edit(members):
+        members["archive/data.pkl"] = program
+
+    return put(folder, rezip(saved(state()), edit))
+
+
 # -- no file -------------------------------------------------------------------------
 
 
@@ -425,6 +465,20 @@ SAFETENSORS = {
         header(b'{"a":%s,"a":%s}' % ((json.dumps(entry()).encode(),) * 2), b"1234"),
         "'a' occurs twice",
     ),
+    "W34-many": (
+        header(
+            b"{%s}"
+            % b",".join(
+                b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % (i % 16_000)
+                for i in range(16_001)
+            )
+        ),
+        "'0' occurs twice",
+    ),
+    "W34-escape": (
+        header({"\x1b[2J" + "a" * 900_000: {"dtype": "F32"}}),
+        "header is damaged",
+    ),
     "W35": (header(b"{" + b" " * (90 << 20) + b"}"), "its header claims 94371842"),
 }
 
@@ -465,6 +519,11 @@ for identifier, writer, reason in [
         "upsample.conv.bias is missing",
     ),
     ("W36-unexpected", changed(a__b=torch.ones(2)), "a.b is unexpected"),
+    (
+        "W36-escape",
+        changed(**{"a\x1b[2J" + "b" * 5000: torch.ones(2)}),
+        r"a\\x1b\[2Jb+\.\.\. is unexpected",
+    ),
     (
         "W36-shape",
         changed(upsample__conv__bias=torch.ones(13)),

@@ -55,6 +55,7 @@ def test_file(identifier, writer, reason, tmp_path, monkeypatch):
     assert error.advice.endswith(".")
     assert str(error) == f"{error.path}: {error.reason}. {error.advice}"
     assert len(str(error)) < 700
+    assert str(error).isprintable()
     assert "weights_only" not in str(error)
     assert error.__cause__ is None
     assert error.__suppress_context__ or error.__context__ is None
