@@ -49,6 +49,54 @@ def test_a_geotiff_over_http(tmp_path, server):
         open_image(f"{server}/gone.tif")
 
 
+def test_what_a_geotiff_over_http_says(tmp_path, server):
+    """Scale, offset, names, tags and points, as from the same file on the disk."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.control import GroundControlPoint
+
+    points = [
+        GroundControlPoint(row=r, col=c, x=c / 10, y=50 - r / 10)
+        for r, c in [(0, 0), (70, 0), (0.5, 93)]
+    ]
+    for name, place in [
+        ("a.tif", {"transform": rasterio.Affine(2, 0, 5, 0, -2, 9)}),
+        ("b.tif", {"gcps": points}),
+    ]:
+        with rasterio.open(
+            tmp_path / name, "w", driver="GTiff", count=2, height=70, width=93,
+            dtype="int16", crs="EPSG:4326", nodata=-1, **place,
+        ) as dst:  # fmt: skip
+            dst.write(noise((2, 70, 93), "int16"))
+            dst.scales, dst.offsets = (0.1, 0.2), (-5.0, 7.0)
+            dst.descriptions, dst.units = ("α", "b"), ("m", "K")
+            dst.update_tags(SENSING="2024", AREA_OR_POINT="Point")
+            dst.update_tags(2, WAVELENGTH="492")
+        here, there = open_image(tmp_path / name), open_image(f"{server}/{name}")
+        assert there.transform == here.transform
+        assert there.geo_tags.ground_points == here.geo_tags.ground_points
+        assert set(there.geo_tags.metadata) == set(here.geo_tags.metadata)
+        assert there.geo_tags.is_point
+        assert there.geo_tags.crs == here.geo_tags.crs == "EPSG:4326"
+        assert there.channel_names == here.channel_names == ("α", "b")
+
+
+def test_color_tables_over_http(tmp_path, server):
+    rasterio = pytest.importorskip("rasterio")
+    pixels = noise((1, 40, 50), "uint8") % 4
+    table = {k: (60 * k, 9, 255 - k, 255) for k in range(4)}
+    with rasterio.open(
+        tmp_path / "in.tif", "w", driver="GTiff", width=50, height=40, count=1,
+        dtype="uint8", crs="EPSG:32633", transform=rasterio.Affine(9, 0, 5, 0, -9, 7),
+        photometric="palette",
+    ) as dst:  # fmt: skip
+        dst.write(pixels)
+        dst.write_colormap(1, table)
+    image = open_image(f"{server}/in.tif")
+    assert image.axes == "SYX"
+    wanted = np.array([table[k][:3] for k in range(4)], np.uint8)[pixels[0]]
+    np.testing.assert_array_equal(np.moveaxis(image.data[...], 0, -1), wanted)
+
+
 def test_zarr_over_http(tmp_path, server):
     pytest.importorskip("aiohttp")
     pixels = noise((60, 70))

@@ -253,6 +253,139 @@ def test_a_transform_to_nowhere_is_refused(tmp_path):
         open_image(source)
 
 
+@pytest.mark.parametrize("transform", [NORTH_UP, ROTATED], ids=["north-up", "rotated"])
+@pytest.mark.parametrize("target", ["out.tif", "out.ome.zarr"])
+def test_a_transform_without_a_reference_system(tmp_path, transform, target):
+    source = scene(tmp_path / "in.tif", transform, None, smooth((1, 40, 50)), nodata=7)
+    with tifffile.TiffFile(source, mode="r+b") as tif:
+        tag = tif.pages.first.tags.get(34735)
+        if tag is not None:  # GDAL writes a directory without a reference system
+            tag.overwrite((1, 1, 0, 0))
+    upscale_file(source, tmp_path / target, tile=32)
+    if target == "out.ome.zarr":
+        upscale_file(tmp_path / target, tmp_path / "out.tif", tile=64)
+    factor = 0.5 if target == "out.tif" else 0.25
+    with rasterio.open(tmp_path / "out.tif") as b:
+        assert b.nodata == 7
+        np.testing.assert_allclose(
+            tuple(b.transform)[:6], tuple(transform @ Affine.scale(factor))[:6]
+        )
+
+
+def test_tags_without_any_geokeys(tmp_path):
+    tags = [
+        (33550, "d", 3, (2.0, 3.0, 0.0), True),
+        (33922, "d", 6, (0.0, 0, 0, 5.0, 6.0, 0), True),
+    ]
+    source = tmp_path / "in.tif"
+    pixels = noise((20, 20))
+    tifffile.imwrite(
+        source, pixels, photometric="minisblack", extratags=tags, metadata=None
+    )
+    upscale_file(source, tmp_path / "out.tif")
+    with rasterio.open(source) as a, rasterio.open(tmp_path / "out.tif") as b:
+        assert a.transform == Affine(2, 0, 5, 0, -3, 6)
+        assert b.transform == Affine(1, 0, 5, 0, -1.5, 6)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_missing_pixels_of_an_image_without_a_place(tmp_path, dtype):
+    pixels = smooth((40, 50), dtype)
+    pixels += pixels == 0
+    pixels[5:15, 10:20] = 0
+    source = tmp_path / "in.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(
+            source, "w", driver="GTiff", width=50, height=40, count=1, dtype=dtype,
+            nodata=0,
+        ) as dst:  # fmt: skip
+            dst.write(pixels, 1)
+        upscale_file(source, tmp_path / "out.tif")
+        with rasterio.open(tmp_path / "out.tif") as b:
+            assert b.nodata == 0
+            hole = b.dataset_mask() == 0
+    assert hole[10:30, 20:40].all()
+    assert hole.sum() == 400
+
+
+def test_points_of_a_file_that_ties_pixel_centers(tmp_path):
+    points = [
+        GroundControlPoint(row=r, col=c, x=c / 10, y=50 - r / 10, z=0)
+        for r, c in [(0, 0), (70, 0), (0.5, 93), (60, 80)]
+    ]
+    source = tmp_path / "in.tif"
+    with rasterio.open(
+        source, "w", driver="GTiff", count=1, height=70, width=93, dtype="uint16",
+        gcps=points, crs="EPSG:4326",
+    ) as dst:  # fmt: skip
+        dst.write(noise((1, 70, 93)))
+        dst.update_tags(AREA_OR_POINT="Point")
+    upscale_file(source, tmp_path / "out.tif", tile=32)
+    with rasterio.open(source) as a, rasterio.open(tmp_path / "out.tif") as b:
+        assert b.tags()["AREA_OR_POINT"] == "Point"
+        for old, new in zip(a.gcps[0], b.gcps[0], strict=True):
+            # GDAL's own view is of corners, whatever the file ties.
+            assert (new.row, new.col) == pytest.approx((2 * old.row, 2 * old.col))
+
+
+def test_letters_of_every_language(tmp_path):
+    source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", smooth((2, 40, 50)))
+    with rasterio.open(source, "r+") as dst:
+        dst.descriptions = ("Höhe über Grund", "高さ")
+        dst.update_tags(ORT="Zürich", 名="値")
+        dst.units = ("µm", "°")
+    upscale_file(source, tmp_path / "out.tif", tile=32)
+    with rasterio.open(tmp_path / "out.tif") as b:
+        assert b.descriptions == ("Höhe über Grund", "高さ")
+        assert b.units == ("µm", "°")
+        assert b.tags()["ORT"] == "Zürich"
+
+
+@pytest.mark.parametrize("dtype", ["uint64", "int64"])
+@pytest.mark.parametrize("target", ["out.tif", "out.ome.zarr"])
+def test_integers_of_64_bits(tmp_path, small, dtype, target):
+    pixels = smooth((1, 40, 50), "uint16").astype(dtype)
+    source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", pixels)
+    upscale_file(source, tmp_path / target, tile=32, value_range=(0, 65535))
+    image = open_image(tmp_path / target)
+    assert image.data.dtype == dtype
+    wanted = np.rint(stand_in.whole(pixels[0], 0, 65535))
+    assert np.abs(np.squeeze(image.data[...]).astype(float) - wanted).max() <= 1
+
+
+def test_bands_beyond_rgb_keep_their_roles(tmp_path):
+    pixels = smooth((4, 40, 50), "uint8")
+    source = tmp_path / "in.tif"
+    tifffile.imwrite(
+        source, np.moveaxis(pixels, 0, -1), photometric="rgb",
+        extrasamples=["unspecified"], metadata=None,
+        extratags=[(33550, "d", 3, (1.0, 1.0, 0.0), True),
+                   (33922, "d", 6, (0.0, 0, 0, 5.0, 6.0, 0), True)],
+    )  # fmt: skip
+    upscale_file(source, tmp_path / "out.tif")
+    with rasterio.open(source) as a, rasterio.open(tmp_path / "out.tif") as b:
+        assert b.colorinterp == a.colorinterp
+        assert [c.name for c in b.colorinterp][:3] == ["red", "green", "blue"]
+
+
+@pytest.mark.parametrize("name", ["in.tif", "in.png", "in.jpg"])
+def test_world_files(tmp_path, name):
+    from PIL import Image
+
+    Image.fromarray(smooth((40, 50), "uint8")).save(tmp_path / name)
+    world = {"in.tif": "in.tfw", "in.png": "in.pgw", "in.jpg": "in.jgw"}[name]
+    (tmp_path / world).write_text("2.0\n0.5\n0.25\n-3.0\n100.0\n200.0\n")
+    with rasterio.open(tmp_path / name) as a:
+        wanted = a.transform
+    assert open_image(tmp_path / name).transform == pytest.approx(tuple(wanted)[:6])
+    upscale_file(tmp_path / name, tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as b:
+        assert tuple(b.transform)[:6] == pytest.approx(
+            tuple(wanted @ Affine.scale(0.5))[:6]
+        )
+
+
 # -- through GDAL ---------------------------------------------------------------------
 
 

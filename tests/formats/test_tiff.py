@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -394,3 +395,60 @@ def test_one_piece_larger_than_memory_is_refused(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(tiff, "available_memory", lambda: 2 * 300 * 300)
     with pytest.raises(FileError, match="Convert it to a tiled TIFF"):
         open_image(path)
+
+
+def test_strips_that_do_not_fit_the_declared_size(tmp_path):
+    path = write(tmp_path / "in.tif", noise((64, 48)), rowsperstrip=16, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages.first.tags["ImageLength"].overwrite(2000)
+    with pytest.raises(FileError, match=r"\(2000, 48\) has 125 strips .* lists 4"):
+        open_image(path)
+
+
+def test_tiles_that_do_not_fit_the_declared_size(tmp_path):
+    path = write(tmp_path / "in.tif", noise((64, 48)), tile=(16, 16), metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tif.pages.first.tags["ImageWidth"].overwrite(400)
+    with pytest.raises(FileError, match="100 strips or tiles, but the file lists 12"):
+        open_image(path)
+
+
+def test_one_strip_that_is_shorter_than_declared(tmp_path):
+    path = write(tmp_path / "in.tif", noise((64, 48)), metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tags = tif.pages.first.tags
+        tags["ImageLength"].overwrite(2000)
+        tags["RowsPerStrip"].overwrite(2000)
+    path.write_bytes(path.read_bytes() + bytes(10**6))
+    with pytest.raises(FileError, match="fewer bytes"):
+        open_image(path)
+
+
+def test_no_offsets_at_all(tmp_path):
+    path = write(tmp_path / "in.tif", noise((64, 48)), metadata=None)
+    data = path.read_bytes()
+    at = data.index(struct.pack("<HH", 273, 4))
+    path.write_bytes(data[:at] + struct.pack("<HH", 272, 4) + data[at + 4 :])
+    with pytest.raises(FileError, match="the file lists 0"):
+        open_image(path)
+
+
+def test_what_tifffile_logs_does_not_reach_the_terminal(tmp_path, caplog):
+    """A missing value that the type cannot hold is the commonest of its lines."""
+    tags = [(42113, "s", 0, "-9999", True)]
+    path = write(
+        tmp_path / "in.tif", noise((20, 20), "uint8"), extratags=tags, metadata=None
+    )
+    with tifffile.TiffFile(path) as tif:
+        assert tif.pages.first.nodata == 0
+    assert "GDAL_NODATA" in caplog.text  # it is logged
+    caplog.clear()
+    open_image(path)
+    upscale_file(path, tmp_path / "out.tif")
+    assert "GDAL_NODATA" not in caplog.text
+
+
+def test_a_declared_range_of_type_byte(tmp_path):
+    tags = [(340, "B", 1, 10, True), (341, "B", 1, 200, True)]
+    path = write(tmp_path / "in.tif", noise((20, 20), "uint8"), extratags=tags)
+    assert open_image(path).value_range == ((10.0, 200.0),)

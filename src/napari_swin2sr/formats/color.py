@@ -248,10 +248,13 @@ def with_table(image: SpatialImage, table: NDArray[np.uint8]) -> SpatialImage:
         alpha = np.where(np.arange(len(table)) == image.nodata, 0, 255)
         table = np.column_stack([table, alpha.astype(np.uint8)])
     convert = functools.partial(look_up, table)
+    axis, axes = None, image.axes + "S"
+    if "C" in image.axes and image.shape[image.axes.index("C")] == 1:
+        axis, axes = image.axes.index("C"), image.axes.replace("C", "S")
     return dataclasses.replace(
         image,
-        data=ConvertedArray(image.data, convert, None, table.shape[1]),
-        axes=image.axes + "S",
+        data=ConvertedArray(image.data, convert, axis, table.shape[1]),
+        axes=axes,
         nodata=None,
         value_range=None,
     )

@@ -17,6 +17,7 @@ from napari_swin2sr.errors import FileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 Transform: TypeAlias = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): x = a*col + b*row + c, y = d*col + e*row + f."""
@@ -78,8 +79,10 @@ class GeoTags:
 
     def scaled(self, columns: float, rows: float) -> GeoTags:
         """Return the tags for so many times as many columns and rows."""
+        half = 0.5 if self.is_point else 0.0  # places are centers or corners of pixels
         points = tuple(
-            (col * columns, row * rows, *rest) for col, row, *rest in self.ground_points
+            ((col + half) * columns - half, (row + half) * rows - half, *rest)
+            for col, row, *rest in self.ground_points
         )
         return replace(self, ground_points=points)
 
@@ -136,6 +139,8 @@ def write_geo_tags(
     tags: list[tuple[int, str, int, Any, bool]] = []
 
     def add(code: int, kind: str, value: Any) -> None:
+        if kind == "s":  # GDAL writes and reads UTF-8
+            value = value.encode("utf-8", "replace")
         if len(value):
             count = len(value) + 1 if kind == "s" else len(value)
             tags.append((code, kind, count, value, True))
@@ -154,9 +159,13 @@ def write_geo_tags(
     add(_DOUBLES, "d", geo.doubles)
     add(_ASCII, "s", geo.ascii)
     add(_GDAL_METADATA, "s", _metadata_xml(geo, band_names))
-    if nodata is not None:
-        add(_GDAL_NODATA, "s", f"{nodata:.17g}")
-    return tags
+    return tags + write_nodata(nodata)
+
+
+def write_nodata(nodata: float | None) -> list[tuple[int, str, int, Any, bool]]:
+    """Return GDAL's tag for the value of missing pixels."""
+    text = b"" if nodata is None else f"{nodata:.17g}".encode()
+    return [(_GDAL_NODATA, "s", len(text) + 1, text, True)] if text else []
 
 
 def read_nodata(tags: Mapping[int, Any]) -> float | None:
@@ -165,6 +174,21 @@ def read_nodata(tags: Mapping[int, Any]) -> float | None:
         return float(str(tags[_GDAL_NODATA]).strip().strip("\0"))
     except (KeyError, ValueError):
         return None
+
+
+def read_world_file(path: Path) -> Transform | None:
+    """Return the corner transform of a world file beside an image, as GDAL does."""
+    suffix = path.suffix
+    endings = (suffix[:2] + suffix[-1:] + "w", suffix + "w", ".wld")
+    for place in map(path.with_suffix, endings):
+        try:
+            numbers = [float(text) for text in place.read_text().split()]
+        except (OSError, ValueError):
+            continue
+        if len(numbers) == 6 and numbers[0] * numbers[3] != numbers[1] * numbers[2]:
+            a, d, b, e, c, f = numbers
+            return _moved((a, b, c, d, e, f), -0.5)
+    return None
 
 
 def _moved(transform: Transform, pixels: float) -> Transform:

@@ -6,6 +6,7 @@ themselves are read and written without it.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 import warnings
@@ -15,6 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
+from napari_swin2sr.formats.color import (
+    ConvertedArray,
+    gray_alpha_to_rgba,
+    with_table,
+)
 from napari_swin2sr.formats.geo_tags import GeoTags, read_geo_tags
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.tiles.chunks import bounds, forward
@@ -29,6 +35,7 @@ _SENTINEL_BANDS = {
     20: ("B05", "B06", "B07", "B8A", "B11", "B12"),
     60: ("B01", "B09", "B10"),
 }
+_RGB = ("red", "green", "blue")
 _BAND_FILE = re.compile(r"_(B\d[\dA])(?:_(\d\d)m)?\.jp2$", re.IGNORECASE)
 
 
@@ -130,8 +137,11 @@ def as_cloud_optimized(source: Path, target: Path) -> None:
         raise OutputError(f"{target}: GDAL cannot write it: {error}") from error
 
 
-def tags_of_crs(crs: str) -> GeoTags:
-    """Return the GeoTIFF keys of a coordinate reference system, as GDAL writes them."""
+def tags_of_crs(crs: Any, like: Any = None) -> GeoTags:
+    """Return the GeoTIFF keys of a coordinate reference system, as GDAL writes them.
+
+    With `like`, an open dataset, also its points, tags and what it says about bands.
+    """
     import io
 
     import tifffile
@@ -141,13 +151,29 @@ def tags_of_crs(crs: str) -> GeoTags:
 
     with MemoryFile() as memory:
         with memory.open(
-            driver="GTiff", width=1, height=1, count=1, dtype="uint8", crs=crs,
+            driver="GTiff", width=1, height=1, dtype="uint8", crs=crs,
+            count=1 if like is None else like.count,
             transform=rasterio.Affine(2, 0, 2, 0, -2, 2),  # any but the identity
-        ):  # fmt: skip
-            pass
+        ) as file:  # fmt: skip
+            if like is not None:
+                _copy_metadata(like, file)
         with tifffile.TiffFile(io.BytesIO(memory.read())) as tif:
             tags = {int(tag.code): tag.value for tag in tif.pages.first.tags}
-    return read_geo_tags(tags, crs)[1]
+    geo = read_geo_tags(tags, crs)[1]
+    half = 0.5 if geo.is_point else 0.0  # GDAL counts from the corner of pixel 0
+    points = () if like is None else like.gcps[0]
+    places = tuple(
+        (p.col - half, p.row - half, 0.0, p.x, p.y, p.z or 0.0) for p in points
+    )
+    return dataclasses.replace(geo, ground_points=places)
+
+
+def _copy_metadata(source: Any, target: Any) -> None:
+    target.update_tags(**source.tags())
+    target.descriptions, target.units = source.descriptions, source.units
+    target.scales, target.offsets = source.scales, source.offsets
+    for band in range(1, source.count + 1):
+        target.update_tags(band, **source.tags(band))
 
 
 def _open_file(name: str, level: int) -> SpatialImage:
@@ -160,14 +186,27 @@ def _open_file(name: str, level: int) -> SpatialImage:
     colors = [c.name for c in dataset.colorinterp]
     is_color = colors in (["red", "green", "blue"], ["red", "green", "blue", "alpha"])
     names = tuple(d or "" for d in dataset.descriptions)
-    return SpatialImage(
+    if not any(names):
+        names = ("red", "green", "blue") if colors[:3] == list(_RGB) else ()
+    image = SpatialImage(
         data=array,
         axes="SYX" if is_color else "CYX",
-        channel_names=names if any(names) else (),
+        channel_names=() if is_color else names,
         source=name,
         nodata=dataset.nodata,
+        geo_tags=tags_of_crs(dataset.crs or dataset.gcps[1], dataset),
         **_georeference(dataset, rasterio),
     )
+    if colors == ["palette"]:
+        entries = dataset.colormap(1)
+        table = np.zeros((max(entries) + 1, 4), np.uint8)
+        table[list(entries)] = list(entries.values())
+        is_opaque = (table[list(entries), 3] == 255).all()
+        return with_table(image, table[:, :3] if is_opaque else table)
+    if colors == ["gray", "alpha"]:
+        data = ConvertedArray(array, gray_alpha_to_rgba, 0, 4)
+        return dataclasses.replace(image, data=data, axes="SYX")
+    return image
 
 
 def _open_safe(folder: Path, series: int, level: int) -> SpatialImage:

@@ -17,6 +17,7 @@ from napari_swin2sr.formats.color import (
     profile_for,
 )
 from napari_swin2sr.formats.detect import PNG_MAGIC
+from napari_swin2sr.formats.geo_tags import read_world_file
 from napari_swin2sr.image.record import SpatialImage
 
 if TYPE_CHECKING:
@@ -61,7 +62,13 @@ def open_picture(path: Path) -> SpatialImage:
     if orientation in ORIENTATIONS:
         pixels = OrientedArray(pixels, orientation, 0, 1)[...]
     axes = "YX" if pixels.ndim == 2 else "YXS"
-    return SpatialImage(data=pixels, axes=axes, source=str(path), icc_profile=profile)
+    return SpatialImage(
+        data=pixels,
+        axes=axes,
+        source=str(path),
+        icc_profile=profile,
+        transform=read_world_file(path) if orientation == 1 else None,
+    )
 
 
 def write_picture(image: SpatialImage, path: Path) -> None:

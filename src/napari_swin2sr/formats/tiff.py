@@ -14,7 +14,7 @@ import numpy as np
 from napari_swin2sr.errors import FileError, Swin2SRError
 from napari_swin2sr.formats import color
 from napari_swin2sr.formats.color import ConvertedArray, OrientedArray
-from napari_swin2sr.formats.geo_tags import read_geo_tags, read_nodata
+from napari_swin2sr.formats.geo_tags import read_geo_tags, read_nodata, read_world_file
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
 from napari_swin2sr.formats.units import OME_SIZES, unit_name
 from napari_swin2sr.image.record import SpatialImage
@@ -127,6 +127,14 @@ def _check_page(path: Path, page: Any) -> None:
             f"{path}: damaged or cut off: an image of shape {page.shape} has {n} "
             f"strips or tiles, but the file lists {len(page.dataoffsets)}"
         )
+    n_bytes, stored = page.size * page.bitspersample // 8, sum(page.databytecounts)
+    is_sparse = 0 in page.databytecounts  # pieces left out on purpose
+    is_plain = page.compression == 1 and page.photometric != _YCBCR
+    if is_plain and not is_sparse and stored < n_bytes:
+        raise FileError(
+            f"{path}: damaged or cut off: an image of shape {page.shape} needs "
+            f"{n_bytes} bytes, but its strips or tiles hold fewer bytes: {stored}"
+        )
     ends = map(sum, zip(page.dataoffsets, page.databytecounts, strict=False))
     last, size = max(ends, default=0), path.stat().st_size
     if last > size:
@@ -178,7 +186,7 @@ def _fields(
     tif: Any, number: int, axes: str, tags: Mapping[int, Any], path: Path
 ) -> dict[str, Any]:
     """Collect what the file says about its pixels."""
-    fields: dict[str, Any] = _range_fields(tags)
+    fields: dict[str, Any] = {"channel_names": (), **_range_fields(tags)}
     if tif.is_ome:
         fields |= _ome_fields(tif.ome_metadata, number)
     elif tif.is_imagej:
@@ -193,6 +201,10 @@ def _fields(
                 names.get(k, "") for k in range(max(names) + 1)
             )
         fields["geo_tags"] = geo
+    if fields.get("transform") is None:
+        fields["transform"] = read_world_file(path)
+    if int(tags.get(262, 1)) == _RGB and "C" in axes and not fields["channel_names"]:
+        fields["channel_names"] = ("red", "green", "blue")
     fields["min_is_white"] = int(tags.get(262, 1)) == _WHITE_IS_ZERO
     fields["icc_profile"] = bytes(tags.get(_PROFILE) or b"") or None
     return fields

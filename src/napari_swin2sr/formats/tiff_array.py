@@ -61,7 +61,8 @@ class TiffArray:
             self.shape: tuple[int, ...] = tuple(int(n) for n in pages.shape)
             self._offset = _offset_of_plain_pixels(pages)
             self._stored = np.dtype(pages.dtype).newbyteorder(tif.byteorder)
-        self.dtype: np.dtype[Any] = np.dtype(pages.dtype)
+        # Two of NumPy's types are 64-bit integers; Zarr knows one of them.
+        self.dtype: np.dtype[Any] = np.dtype(np.dtype(pages.dtype).str)
         self.ndim = len(self.shape)
         self._opening, self._decoding_big = threading.Lock(), threading.Lock()
         self._opened: Any = None

@@ -6,15 +6,18 @@ exports what is complete elsewhere; the caller renames the file when it is whole
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import itertools
 import math
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.color import profile_for
-from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags
+from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags, write_nodata
 from napari_swin2sr.formats.units import OME_SIZES, unit_symbol
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
 from napari_swin2sr.image.box import Box
@@ -33,20 +36,42 @@ TIFF_TILE = 512
 _CLASSIC_LIMIT = 2**32 - 2**25
 _TIFF_TYPES = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64"
 _TIFF_TYPES += " float16 float32 float64"
+_OME_LACKS = {"float16": "float32", "uint64": "float64", "int64": "float64"}
 
 
-def check_tiff(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> None:
-    """Refuse an image that a TIFF cannot hold, before it is computed."""
-    if str(np.dtype(dtype)) not in _TIFF_TYPES.split():
-        raise OutputError(f"{path}: TIFF cannot hold numbers of type {dtype}")
-    if 0 in shape:
-        raise OutputError(f"{path}: TIFF cannot hold an image of axes {axes}, {shape}")
+def check_tiff(image: SpatialImage, path: Path) -> None:
+    """Refuse an image that a TIFF cannot hold, before it is computed.
+
+    A small one with the same metadata is written into memory.
+    """
+    dtype = np.dtype(image.data.dtype)
+    if 0 in image.shape:
+        raise OutputError(
+            f"{path}: an image of axes {image.axes} and shape {image.shape} is empty"
+        )
+    wider = _OME_LACKS.get(str(dtype)) if not is_geo(image) else None
+    if str(dtype) not in _TIFF_TYPES.split() or wider is not None:
+        raise OutputError(
+            f"{path}: {'OME-TIFF' if wider else 'TIFF'} cannot hold numbers of type "
+            f"{dtype}. Choose .ome.zarr, or the type {wider or 'float32'} "
+            f"(dtype='{wider or 'float32'}', --dtype {wider or 'float32'})"
+        )
+    lengths = {"Y": 1, "X": 1, "T": 1, "Z": 1}
+    shape = (lengths.get(a, n) for a, n in zip(image.axes, image.shape, strict=True))
+    small = dataclasses.replace(image, data=np.zeros(tuple(shape), dtype))
+    try:
+        write_tiff(small, [], io.BytesIO())
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
+        raise OutputError(
+            f"{path}: what the source says about its pixels cannot be written as TIFF "
+            f"({type(error).__name__}: {error}). Choose .ome.zarr"
+        ) from error
 
 
 def write_tiff(
     image: SpatialImage,
     levels: Sequence[Any],
-    path: Path,
+    path: Path | io.BytesIO,
     *,
     software: str = "",
     compression: str | None = "zlib",
@@ -79,7 +104,9 @@ def write_tiff(
             if number == 0:
                 options["software"] = software or False
                 options["metadata"] = None if as_geo else _ome(image, layout)
-                options["extratags"] = _geo(image) if as_geo else ()
+                options["extratags"] = (
+                    _geo(image) if as_geo else write_nodata(image.nodata)
+                )
                 options["subifds"] = 0 if as_geo else len(levels)
             else:
                 options |= {"subfiletype": 1, "metadata": None, "software": False}
@@ -106,15 +133,19 @@ def _storage(
     dtype = np.dtype(image.data.dtype)
     side = [min(TIFF_TILE, -(-n // 16) * 16) for n in layout.plane_shape]
     gray = "miniswhite" if image.min_is_white else "minisblack"
-    photometric = "rgb" if layout.is_rgb else gray
+    is_more_than_rgb = as_geo and image.channel_names[:3] == ("red", "green", "blue")
+    is_more_than_rgb &= layout.n_planes == layout.n_channels > 3
+    photometric = "rgb" if layout.is_rgb or is_more_than_rgb else gray
     storage: dict[str, Any] = {"tile": tuple(side), "photometric": photometric}
     if layout.samples == 4:
         storage["extrasamples"] = ["unassalpha"]
+    if is_more_than_rgb:
+        storage["extrasamples"] = ["unspecified"] * (layout.n_planes - 3)
     if as_geo and layout.n_planes > 1:
         storage["planarconfig"] = "separate"
     if compression is not None and dtype.kind != "b":
         storage["compression"] = compression
-        if dtype.kind in "iu":
+        if dtype.kind in "iu" and dtype.itemsize <= 4:
             storage["predictor"] = True
     profile = profile_for(image)
     if profile is not None:

@@ -146,7 +146,7 @@ class Job:
         if self.kind is Kind.PICTURE:
             check_picture(axes, shape, dtype, self.target.path)
         elif self.kind is Kind.TIFF:
-            check_tiff(axes, shape, dtype, self.target.path)
+            check_tiff(self.image, self.target.path)
         elif 0 in shape:
             raise OutputError(f"{self.target}: an empty image, {shape}")
 
