@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -224,10 +225,47 @@ def fake_run(monkeypatch, fake_model):
 
 @pytest.fixture
 def slowness():
-    """Give a function: by how much other work slows this machine now; at least 1."""
+    """Give a function: by how much this machine is slower now; at least 1.
+
+    The environment variable NAPARI_SWIN2SR_SLOWNESS says it, or else the load does.
+    """
 
     def measure():
+        if told := os.environ.get("NAPARI_SWIN2SR_SLOWNESS"):
+            return float(told)
         load = getattr(os, "getloadavg", lambda: (0.0,))()[0]
         return max(1.0, load / (os.cpu_count() or 1))
 
     return measure
+
+
+@pytest.fixture
+def responsive(slowness):
+    """Give a block in which the event loop must never stop for long [s].
+
+    What the main thread computes between two turns counts as it is; time on the
+    clock, in which other work may have the processor, counts by the slowness.
+    """
+
+    @contextmanager
+    def watch(limit=0.25):
+        from qtpy.QtCore import QTimer
+        from qtpy.QtWidgets import QApplication
+
+        def beat():
+            beats.append((time.perf_counter(), time.thread_time()))
+
+        beats = []
+        beat()
+        timer = QTimer()
+        timer.timeout.connect(beat)
+        timer.start(5)
+        yield
+        timer.stop()
+        QApplication.processEvents()
+        beat()
+        clock, computed = np.diff(beats, axis=0).max(0)
+        assert computed < limit, f"the main thread computed for {computed:.2f} s"
+        assert clock < limit * slowness(), f"the event loop stopped {clock:.2f} s"
+
+    return watch

@@ -21,7 +21,7 @@ from magicgui.widgets import (
 from napari.layers import Image
 from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QFileDialog
 from superqt.utils import qdebounced
 
 from napari_swin2sr.errors import Swin2SRError
@@ -47,7 +47,8 @@ from napari_swin2sr.plugin.modes import (
 )
 from napari_swin2sr.plugin.placement import METADATA_KEY, camera_of, visible_region
 from napari_swin2sr.plugin.settings import current_settings
-from napari_swin2sr.plugin.worker import Outcome, Run, State, warm_up
+from napari_swin2sr.plugin.worker import Job, Outcome, Run, State, warm_up
+from napari_swin2sr.plugin.writers import save_job
 
 if TYPE_CHECKING:
     import napari.viewer
@@ -119,9 +120,15 @@ class SuperResolutionWidget(Container[Any]):
         self._start = _button("Run", "Do this in the background", self.run)
         self._stop = _button("Cancel", "End after the tile at hand", self.cancel)
         self._progress = ProgressBar(name="progress", min=0, max=1, value=0)
+        self._save = _button(
+            "Save layer...",
+            "The active layer as OME-Zarr or OME-TIFF, with scale, units and color; "
+            "of a live layer the exact pixels of the whole image",
+            self._save_active,
+        )
         self._python = _button("Copy as Python", "The same as a call", self._copy)
         self._command = _button(
-            "Copy as command line", "The same as a command", self._copy_command
+            "Copy as command", "The same on the command line", self._copy_command
         )
         super().__init__(
             widgets=[
@@ -194,14 +201,22 @@ class SuperResolutionWidget(Container[Any]):
             self._say(str(error))
             show_error(str(error))
             return
-        self._session.run = Run(work, self._show_state, self._run_ended)
-        self._attach()
-        self._session.run.start()
+        self._begin(work)
+
+    def save(self, layer: Image, path: Path) -> None:
+        """Write a layer to a file, in the background."""
+        if not self.running:
+            self._begin([save_job(layer, path)])
 
     def cancel(self, *_: Any) -> None:
         """End the run after the tile that it is at."""
         if self._session.run is not None:
             self._session.run.cancel()
+
+    def _begin(self, work: list[Job]) -> None:
+        self._session.run = Run(work, self._show_state, self._run_ended)
+        self._attach()
+        self._session.run.start()
 
     # -- its parts --------------------------------------------------------------------
 
@@ -210,7 +225,10 @@ class SuperResolutionWidget(Container[Any]):
         layout = self.native.layout()
         after_model = self.index(self._form.editors["model"]) + 1
         layout.insertWidget(after_model, self._form.about)
-        self._rows = [_row(self._start, self._stop), _row(self._python, self._command)]
+        self._rows = [
+            _row(self._start, self._stop),
+            _row(self._save, self._python, self._command),
+        ]
         for part in (
             self._estimate,
             self._rows[0].native,
@@ -262,7 +280,7 @@ class SuperResolutionWidget(Container[Any]):
         """Show the viewer's run, which an earlier widget may have started."""
         run = self._session.run
         self._stop.enabled = run is not None
-        self._start.enabled = run is None
+        self._start.enabled = self._save.enabled = run is None
         if run is not None:
             run.changed, run.ended = self._show_state, self._run_ended
             self._show_state(run.state)
@@ -482,7 +500,23 @@ class SuperResolutionWidget(Container[Any]):
         if not self._closed:
             self._status.setText(text)
 
-    # -- as code ----------------------------------------------------------------------
+    # -- files and code ---------------------------------------------------------------
+
+    def _save_active(self, *_: Any) -> None:
+        """Ask where to save the active layer; napari's dialog picks other writers."""
+        layer = self._viewer.layers.selection.active
+        if not isinstance(layer, Image):
+            self._say(str(refusal(layer)))
+            return
+        suggested = self._target.value.parent / f"{_as_file_name(layer.name)}.ome.zarr"
+        kinds = "OME-Zarr (*.ome.zarr);;OME-TIFF (*.ome.tif)"
+        name, kind = QFileDialog.getSaveFileName(
+            self.native, f"Save {layer.name}", str(suggested), kinds
+        )
+        if name:
+            suffix = ".ome.tif" if "TIFF" in kind else ".ome.zarr"
+            known = name.lower().endswith((".zarr", ".tif", ".tiff"))
+            self.save(layer, Path(name if known else name + suffix))
 
     def _copy_command(self, *_: Any) -> None:
         self._copy(write=as_command_line)
@@ -521,9 +555,16 @@ class _Watcher(QObject):
         if widget is not None and not event.spontaneous():
             if event.type() == QEvent.Type.Hide:
                 widget.set_active(False)
+                QTimer.singleShot(0, self._delete_if_closed)
             elif event.type() == QEvent.Type.Show:
                 widget.set_active(True)
         return False
+
+    def _delete_if_closed(self) -> None:
+        """Delete what napari leaves of a closed dock: a widget without a parent."""
+        native: Any = self.parent()
+        if native.parent() is None and not native.isVisible():
+            native.deleteLater()
 
     def _destroyed(self) -> None:
         widget = self._widget()

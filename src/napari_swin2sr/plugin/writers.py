@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,14 @@ from napari.utils.notifications import show_warning
 from napari.utils.progress import progress as napari_progress
 from numpy.typing import NDArray
 
+from napari_swin2sr.errors import CancelToken
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
 from napari_swin2sr.image.reading import read_block
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.plugin.layer_source import layer_source, spatial_image
 from napari_swin2sr.plugin.live.layer import exact_result
+from napari_swin2sr.plugin.worker import Job, Report
 from napari_swin2sr.runs.runner import RunStarted, TileDone
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import plan_tiles
@@ -53,6 +56,37 @@ def _write(
     wanted = (*_KNOWN, *_TRANSFORM)
     keywords = {key: attributes[key] for key in wanted if key in attributes}
     layer = Image(data, visible=False, **{"contrast_limits": (0, 1)} | keywords)
+    job = save_job(layer, Path(path), limits_known="contrast_limits" in attributes)
+    bar = napari_progress(total=0, desc=f"Saving {layer.name}")
+
+    def report(event: object) -> None:
+        if isinstance(event, RunStarted):
+            bar.reset(total=event.total)
+        elif isinstance(event, TileDone):
+            bar.update(event.done - bar.n)
+
+    try:
+        job.work(report, threading.Event())
+    finally:
+        bar.close()
+    return [path]
+
+
+def save_job(
+    layer: Image,
+    path: Path,
+    done: Callable[[Any], None] = lambda result: None,
+    *,
+    limits_known: bool = True,
+) -> Job:
+    """Return the work of saving a layer's exact pixels; to be made on the main thread.
+
+    Raises
+    ------
+    InputError
+        If it has no pixels.
+    """
+    source = layer_source(layer)
     straight = np.diag(np.asarray(layer.scale))
     turned = np.subtract(
         [layer.data_to_world(row) for row in np.eye(layer.ndim)],
@@ -63,24 +97,16 @@ def _write(
             f"{path}: rotation, shear and affine of {layer.name} are not stored, as "
             "the format has no place for them"
         )
-    image = spatial_image(layer, layer_source(layer))
+    look = _look(layer, limits_known, source.layout.n_channels)
+    image = dataclasses.replace(spatial_image(layer, source), **look)
     exact = exact_result(layer)
-    blocks = Unchanged(image) if exact is None else exact
-    look = _look(layer, "contrast_limits" in attributes, blocks.layout.n_channels)
-    image = dataclasses.replace(image, data=blocks, **look)
-    bar = napari_progress(total=0, desc=f"Saving {layer.name}")
 
-    def report(event: object) -> None:
-        if isinstance(event, RunStarted):
-            bar.reset(total=event.total)
-        elif isinstance(event, TileDone):
-            bar.update(event.done - bar.n)
+    def work(report: Report, cancel: CancelToken) -> Path:
+        blocks = Unchanged(image) if exact is None else exact()
+        write_image(dataclasses.replace(image, data=blocks), path, report, cancel)
+        return path
 
-    try:
-        write_image(image, Path(path), progress=report)
-    finally:
-        bar.close()
-    return [path]
+    return Job(f"saving {layer.name}", work, done)
 
 
 def _look(layer: Image, limits_known: bool, n_channels: int) -> dict[str, Any]:
@@ -115,7 +141,7 @@ class Unchanged(LazyUpscaled):
 
 
 def write_image(
-    image: SpatialImage, target: Path, progress: Callable[[object], None]
+    image: SpatialImage, target: Path, progress: Report, cancel: CancelToken
 ) -> None:
     """Write an image whose `data` are a `LazyUpscaled`.
 
@@ -136,14 +162,15 @@ def write_image(
     kind = kind_of_target(target)
     with locked(target):
         check_replaceable(target, by_file=kind is not Kind.ZARR, only_own=True)
-        _write_locked(image, target, kind, progress)
+        _write_locked(image, target, kind, progress, cancel)
 
 
 def _write_locked(
     image: SpatialImage,
     target: Path,
     kind: Kind,
-    progress: Callable[[object], None],
+    progress: Report,
+    cancel: CancelToken,
 ) -> None:
     from napari_swin2sr.formats.detect import Kind, Location
     from napari_swin2sr.image.intensity import fit_ranges
@@ -154,14 +181,14 @@ def _write_locked(
         replace_folder,
     )
     from napari_swin2sr.runs.export import export
-    from napari_swin2sr.runs.job import Job
+    from napari_swin2sr.runs.job import Job as FileJob
     from napari_swin2sr.runs.runner import Runner
 
     remove_drafts(target)
     draft = draft_of(target)
-    job = Job(source=image.source, target=Location(target), kind=kind, image=image)
+    job = FileJob(source=image.source, target=Location(target), kind=kind, image=image)
     store = job.create_store(Location(draft))
-    runner = Runner(progress=progress)
+    runner = Runner(progress=progress, cancel=cancel)
     blocks = image.data
     try:
         job.compute_tiles(store, runner)
@@ -175,6 +202,6 @@ def _write_locked(
         else:
             levels = [store.level(number) for number in range(store.n_levels)]
             whole = dataclasses.replace(image, data=levels[0])
-            export(whole, levels[1:], target, progress=progress)
+            export(whole, levels[1:], target, progress=progress, cancel=cancel)
     finally:
         discard_store(draft)

@@ -41,7 +41,7 @@ def test_a_live_layer_has_the_pixels_of_apply(qapp, kind, lazy):
     controller.pyramid.arrays[0].filler.join(120)
     expected = nsr.apply(pixels, rgb=rgb, tile=32).compute(scheduler="sync")
     np.testing.assert_array_equal(np.asarray(new.data[0]), expected)
-    exact = exact_result(new)
+    exact = exact_result(new)()
     np.testing.assert_array_equal(exact[:10, :10], expected[:10, :10])
     viewer.layers.remove(new)
     assert live_layers() == []

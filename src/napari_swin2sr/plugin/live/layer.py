@@ -205,15 +205,16 @@ def add_live_layer(
     return new
 
 
-def exact_result(layer: Image) -> LazyUpscaled | None:
-    """Return the exact super-resolved image behind a live layer, or None.
+def exact_result(layer: Image) -> Callable[[], LazyUpscaled] | None:
+    """Return what plans the exact image behind a live layer; None for other layers.
 
     A live layer hands out interpolated pixels where no tile has arrived yet, so
     whoever saves or measures needs this instead.
     """
     level = layer.data[0] if layer.multiscale else None
     if isinstance(level, ProgressiveArray) and isinstance(level.level, Deferred):
-        return level.level.lazy
+        deferred = level.level
+        return lambda: deferred.lazy
     return None
 
 
