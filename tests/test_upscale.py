@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,9 @@ def test_an_image_of_a_hundred_thousand_pixels_a_side() -> None:
         ({"halo": 12}, r"halo=12 is no multiple.*use 16"),
         ({"halo": "all"}, "halo='all'"),
         ({"device": "tpu"}, "device='tpu'"),
+        ({"device": 5}, "device=5 is not one of"),
+        ({"nodata": "x"}, "nodata='x' is not a number"),
+        ({"rgb": "no"}, "rgb='no' is not True, False or None"),
         ({"precision": "int4"}, "precision='int4'"),
         ({"precision": "fp16", "device": "cpu"}, "fp16.*slower"),
         ({"dtype": "complex64"}, "complex64.*choose an integer or floating-point"),
@@ -274,6 +278,64 @@ def test_wrong_options_are_refused_before_a_pixel_is_read(
 def test_an_unknown_model_is_refused(image: np.ndarray) -> None:
     with pytest.raises(WeightsError, match="Did you mean 'default'"):
         nsr.apply(image, "defualt")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, b"default"])
+def test_a_model_is_named_by_text_or_a_path(image: np.ndarray, wrong: Any) -> None:
+    with pytest.raises(OptionError, match=r"model=.* is no name of a model"):
+        nsr.apply(image, wrong)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "match"),
+    [
+        ((2**36, 2**36), "YX", "tiles in all planes.*larger tile"),
+        ((2**36, 5), "YX", "tiles in all planes"),
+        ((2**28, 8, 8), "TYX", "268,435,456 tiles in all planes"),
+        ((2**28, 8, 8), "CYX", "268,435,456 tiles in all planes"),
+        ((2**22, 8, 8), "CYX", "4,194,304 channels.*another letter"),
+    ],
+)
+def test_shapes_that_no_file_can_hold_are_refused_at_once(
+    shape: tuple[int, ...], axes: str, match: str, model: str
+) -> None:
+    source = Bare(np.zeros((1, 1), np.uint16), shape=shape)
+    start = time.process_time()
+    with pytest.raises(InputError, match=match):
+        nsr.apply(source, model, axes=axes)
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_a_color_image_is_recognized_and_said_so(samples: int, model: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (17, 18, samples), np.uint8)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        result = nsr.apply(pixels, model)
+    texts = [str(warning.message) for warning in seen]
+    assert f"(17, 18, {samples}) is taken as RGB{'A' * (samples - 3)}; " in texts[0]
+    assert len(texts) == samples - 2  # alpha has a message of its own
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the alpha channel")
+        expected = nsr.apply(pixels, model, rgb=True)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((16, 18, 3), np.uint8),
+        ((18, 16, 4), np.uint8),
+        ((18, 18, 3), np.uint16),
+        ((18, 18, 3), np.float32),
+        ((2, 18, 18, 3), np.uint8),
+    ],
+)
+def test_other_arrays_with_three_last_are_still_refused(
+    shape: tuple[int, ...], dtype: Any, model: str
+) -> None:
+    with pytest.raises(InputError, match=r"Say rgb=True, rgb=False or axes"):
+        nsr.apply(np.zeros(shape, dtype), model)
 
 
 def test_tile_and_halo(image: np.ndarray, model: str) -> None:
@@ -315,7 +377,7 @@ def test_low_precision_for_deep_output_warns_once(
 def test_a_grey_model_refuses_colours(tmp_path: Path) -> None:
     grey = str(tiny_folder(tmp_path / "grey", num_channels=1))
     colours = np.zeros((9, 10, 3), np.uint8)
-    with pytest.raises(InputError, match=r"model is for grey images.*rgb=False"):
+    with pytest.raises(InputError, match=r"model is for gray images.*rgb=False"):
         nsr.apply(colours, grey, rgb=True)
     assert nsr.apply(colours, grey, axes="YXC").compute().shape == (18, 20, 3)
 

@@ -1,4 +1,4 @@
-"""Every knob of an upscaling run, once: default, unit, help text and validation.
+"""Every option of an upscaling run, once: default, unit, help text and validation.
 
 The Python functions, the command line and the napari widget read this list; none
 of them owns a default of its own.
@@ -7,8 +7,10 @@ of them owns a default of its own.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from napari_swin2sr.errors import OptionError
@@ -68,7 +70,7 @@ class UpscaleOptions:
     )
     value_range: RangeSpec = _option(
         None,
-        "Intensities that mean dark and bright: LOW,HIGH, one pair per channel, "
+        "Intensities that are black and white: LOW,HIGH, one pair per channel, "
         "'dtype', or 'data' (robust, from a sample); default: 'dtype' for 8-bit, "
         "'data' for the rest",
     )
@@ -97,16 +99,21 @@ class UpscaleOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right whatever the image and the model."""
-        if self.tile is not None and (
-            isinstance(self.tile, bool)
-            or not isinstance(self.tile, int)
-            or self.tile < 1
-        ):
+        if not isinstance(self.model, (str, os.PathLike)):
+            raise OptionError(
+                f"model={self.model!r} is no name of a model and no path to one"
+            )
+        object.__setattr__(self, "model", os.fspath(self.model))
+        if self.rgb not in (None, True, False):
+            raise OptionError(f"rgb={self.rgb!r} is not True, False or None")
+        if self.nodata is not None and not _is_number(self.nodata):
+            raise OptionError(f"nodata={self.nodata!r} is not a number or None")
+        if self.tile is not None and not _is_whole(self.tile, least=1):
             raise OptionError(
                 f"tile={self.tile!r} is not a positive whole number of input pixels"
             )
-        _check_halo(self.halo)
-        if self.device not in DEVICES and not self.device.startswith("cuda:"):
+        check_halo(self.halo)
+        if self.device not in DEVICES and not str(self.device).startswith("cuda:"):
             raise OptionError(
                 f"device={self.device!r} is not one of {', '.join(DEVICES)}, cuda:N"
             )
@@ -190,13 +197,33 @@ def check_part(part: tuple[int, int] | str | None) -> tuple[int, int] | None:
     return i, n
 
 
-def _check_halo(halo: Halo) -> None:
+def check_halo(halo: Halo, window: int = 1) -> None:
+    """Refuse what is no context around a tile, or leaves the grid of windows.
+
+    Raises
+    ------
+    OptionError
+        If it is a number that is negative or no multiple of the window.
+    """
     if halo is None or halo == "exact":
         return
-    if isinstance(halo, bool) or not isinstance(halo, int) or halo < 0:
+    if not _is_whole(halo, least=0):
         raise OptionError(
             f"halo={halo!r} is not a number of input pixels >= 0, 'exact' or None"
         )
+    if halo % window:
+        raise OptionError(
+            f"halo={halo} is not a multiple of the model's window of {window} px, so "
+            f"tiles would leave the window grid; use {-(-halo // window) * window}"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real)  # NumPy's scalars too
+
+
+def _is_whole(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_precision(precision: str, device: str) -> None:

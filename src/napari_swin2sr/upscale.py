@@ -1,12 +1,13 @@
 """`apply`: an image of any kind in, a lazy super-resolved one out.
 
-Wires the rooms below; importing it loads neither PyTorch nor dask.
+Wires the layers below; importing it loads neither PyTorch nor dask.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import uuid
 import warnings
@@ -29,7 +30,7 @@ from napari_swin2sr.image.xarray import (
 )
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.tiles.lazy import LazyUpscaled
-from napari_swin2sr.tiles.plan import default_tile, plan_tiles
+from napari_swin2sr.tiles.plan import check_n_blocks, default_tile, plan_tiles
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from napari_swin2sr.image.axes import AxisLayout
     from napari_swin2sr.options import Halo, RangeSpec
     from napari_swin2sr.weights.config import Swin2SRConfig
+
+RGB_SIDE = 16
+"""A uint8 array with 3 or 4 places last is RGB(A) if its other sides are longer."""
 
 SMALL_BYTES = 2**24
 """Arrays in memory are named by their content up to this size, else at random."""
@@ -64,27 +68,40 @@ def apply(
 
     Parameters
     ----------
-    array : NumPy, dask, zarr or xarray array, PyTorch tensor, Pillow picture, nested
-        list, path of an image file, or anything with shape, dtype and slicing; numbers
-        of any integer or floating-point type. Never modified.
-    model : a name of `list_models()`, a folder or a weight file
-    axes : one letter per axis, from T C Z Y X S (S: RGB or RGBA samples). Without it
-        the last two are Y X (Y X S with `rgb`); names of xarray dimensions are used
-    rgb : the last axis holds RGB or RGBA samples
-    value_range : (low, high), one pair per channel, "dtype" or "data"; by default
-        "dtype" for 8-bit images and "data" (robust, from a sample) for the rest
-    nodata : value of missing pixels, which stay missing; as NaN and masked ones do
-    tile : core of a tile [input px], rounded up to the model's window
-    halo : context around a tile [input px]: a multiple of the window, "exact", or
-        None for the default, which is within 1/1000 of the value range of "exact"
-    device : "auto", "cpu", "cuda", "cuda:N" or "mps"
-    precision : "auto" (float32), "fp32", "bf16" or "fp16"
-    dtype : type of the result's numbers; that of the input by default
+    array : array-like, path or image
+        NumPy, dask, zarr or xarray array, PyTorch tensor, Pillow image, nested list,
+        path of an image file, or anything with shape, dtype and slicing; numbers of
+        any integer or floating-point type. Never modified.
+    model : str or path, optional
+        A name of `list_models()`, a folder or a weight file.
+    axes : str, optional
+        One letter per axis, from T C Z Y X S (S: RGB or RGBA samples). Without it the
+        names of xarray dimensions are used, else the last axes are Y X, or Y X S with
+        `rgb` and for a uint8 image of more than 16 x 16 px and 3 or 4 samples.
+    rgb : bool, optional
+        Whether the last axis holds RGB or RGBA samples.
+    value_range : (float, float) or one such pair per channel or str, optional
+        Intensities that are black and white, "dtype" or "data" (robust, from a
+        sample); by default "dtype" for 8-bit images and "data" for the rest.
+    nodata : float, optional
+        Value of missing pixels, which stay missing, as NaN and masked ones do.
+    tile : int, optional
+        Core of a tile [input px], rounded up to the model's window.
+    halo : int or "exact", optional
+        Context around a tile [input px], a multiple of the window; by default so much
+        that the result is within 1/1000 of the value range of "exact".
+    device : str, optional
+        "auto", "cpu", "cuda", "cuda:N" or "mps".
+    precision : str, optional
+        "auto" (float32), "fp32", "bf16" or "fp16".
+    dtype : dtype, optional
+        Type of the result's numbers; by default that of the input.
 
     Returns
     -------
-    dask.array.Array, or xarray.DataArray for an xarray.DataArray: axes in the same
-    order, Y and X times the model's factor, one chunk per tile, same value range
+    dask.array.Array or xarray.DataArray
+        As the input: axes in the same order, Y and X times the model's factor, one
+        chunk per tile, same value range.
 
     Raises
     ------
@@ -94,9 +111,15 @@ def apply(
         If an option has a value that is not allowed.
     WeightsError
         If the model cannot be found or downloaded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> apply(np.zeros((30, 40), np.uint8)).shape
+    (60, 80)
     """
     options = UpscaleOptions(
-        model=os.fspath(model),
+        model=model,  # type: ignore[arg-type]  # the options make text of it
         axes=axes,
         rgb=rgb,
         value_range=value_range,
@@ -119,58 +142,41 @@ def apply(
 def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
     """Describe anything that holds an image; pixels stay where they are.
 
-    Parameters
-    ----------
-    array : as for `apply`, or a `SpatialImage`
-    options : its `axes` and `rgb` overrule what the image says about itself
-
-    Returns
-    -------
-    SpatialImage with a lazy, sliceable `data` and one letter per axis
-
-    Raises
-    ------
-    InputError
-        If it is no image, or its axes are not clear.
-    FileError
-        If it is a path, and the file cannot be read.
+    Takes what `apply` takes, or a `SpatialImage`. The options' `axes` and `rgb`
+    overrule what the image says about itself.
     """
     options = UpscaleOptions() if options is None else options
+    asked, rgb = options.axes, options.rgb
     if isinstance(array, (str, os.PathLike)):
         from napari_swin2sr.formats import open_image
 
-        array = open_image(array, axes=options.axes, rgb=options.rgb)
+        array = open_image(array, axes=asked, rgb=rgb)
     if isinstance(array, SpatialImage):
-        axes = agree_axes(array.shape, array.axes, options.axes, options.rgb).axes
+        axes = agree_axes(array.shape, array.axes, asked, rgb).axes
         return dataclasses.replace(array, axes=axes)
     if is_dataarray(array):
         check_dtype(array.dtype)
-        known = axes_of(array) if options.axes is None else None
-        return from_dataarray(
-            array, agree_axes(array.shape, known, options.axes, options.rgb).axes
+        known = axes_of(array) if asked is None else None
+        return from_dataarray(array, agree_axes(array.shape, known, asked, rgb).axes)
+    source, known = as_pixels(array)
+    check_dtype(source.dtype)
+    if asked is None and rgb is None and known is None and _looks_like_rgb(source):
+        warnings.warn(
+            f"a uint8 array of shape {tuple(source.shape)} is taken as RGB"
+            f"{'A' * (source.shape[-1] == 4)}; rgb=True says so without this message, "
+            "and rgb=False makes its last axis columns",
+            stacklevel=3,
         )
-    pixels = as_pixels(array)
-    check_dtype(pixels.source.dtype)
-    axes = agree_axes(pixels.source.shape, pixels.axes, options.axes, options.rgb).axes
-    return SpatialImage(data=pixels.source, axes=axes, source=type(array).__name__)
+        rgb = True
+    axes = agree_axes(source.shape, known, asked, rgb).axes
+    return SpatialImage(data=source, axes=axes, source=type(array).__name__)
 
 
 def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     """Plan the super-resolution of an image; only the range sample is read.
 
-    Parameters
-    ----------
-    image : what to super-resolve
-    options : how; its `axes` and `rgb` are already in the image
-
-    Returns
-    -------
-    LazyUpscaled, whose `block` is the model's handle
-
-    Raises
-    ------
-    InputError, OptionError, WeightsError
-        As for `apply`.
+    The options' `axes` and `rgb` are already in the image. The `block` of what is
+    returned is a `ModelHandle`.
     """
     layout = resolve_axes(image.shape, image.axes)
     check_dtype(image.data.dtype)
@@ -185,6 +191,7 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
         multiple_of=config.window_size,
         upscale=config.upscale,
     )
+    check_n_blocks(math.prod(plan.grid_shape) * layout.n_planes)
     nodata = image.nodata if options.nodata is None else options.nodata
     _warn_about_choices(layout, np.dtype(image.data.dtype), dtype, options)
     ranges = fit_ranges(image.data, layout, options.value_range, nodata=nodata)
@@ -221,6 +228,16 @@ def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
 # -- details --------------------------------------------------------------------------
 
 
+def _looks_like_rgb(source: Any) -> bool:
+    shape = tuple(source.shape)
+    return (
+        np.dtype(source.dtype) == np.uint8
+        and len(shape) == 3
+        and shape[-1] in (3, 4)
+        and min(shape[:2]) > RGB_SIDE
+    )
+
+
 def _names_itself(source: Any) -> bool:
     """Tell whether dask can name an array without reading much of it."""
     if isinstance(source, np.ndarray):
@@ -252,12 +269,12 @@ def _output_dtype(source: Any, wanted: str | None) -> np.dtype[Any]:
 def _check_channels(layout: AxisLayout, config: Swin2SRConfig) -> None:
     if config.num_channels not in (1, 3):
         raise InputError(
-            f"this model takes images of {config.num_channels} channels; only grey (1) "
+            f"this model takes images of {config.num_channels} channels; only gray (1) "
             "and RGB (3) models can be applied"
         )
     if layout.is_rgb and config.num_channels == 1:
         raise InputError(
-            "this model is for grey images. Call the samples channels (axes with C "
+            "this model is for gray images. Call the samples channels (axes with C "
             "instead of S, or rgb=False) to process each one on its own"
         )
 
@@ -277,7 +294,7 @@ def _warn_about_choices(
         )
     if layout.samples == 4:
         warnings.warn(
-            "the alpha channel is interpolated; only the colours are super-resolved",
+            "the alpha channel is interpolated; only the colors are super-resolved",
             stacklevel=4,
         )
     if options.precision in ("bf16", "fp16") and dtype.itemsize > 1:

@@ -141,7 +141,7 @@ def test_impossible_ranges_are_refused(numbers):
 @given(numbers, numbers, st.floats(0.01, 2))
 def test_json_round_trip_is_exact(a, b, top):
     values = ValueRange(min(a, b), max(a, b), top)
-    assert ValueRange.from_json(json.loads(json.dumps(values.to_json()))) == values
+    assert ValueRange(**json.loads(json.dumps(values.to_json()))) == values
 
 
 # -- choosing -------------------------------------------------------------------------
@@ -443,3 +443,11 @@ def test_there_and_back_changes_nothing(dtype, seed):
         np.testing.assert_allclose(back, array, atol=2e-5)
     else:
         np.testing.assert_array_equal(back, array)
+
+
+def test_more_channels_than_can_be_sampled_are_refused():
+    source = np.broadcast_to(np.uint16(0), (2**28, 4, 4))
+    layout = resolve_axes(source.shape, "CYX")
+    for spec in (None, "data", "dtype", (0, 1)):
+        with pytest.raises(InputError, match=r"268,435,456 channels.*another letter"):
+            fit_ranges(source, layout, spec)

@@ -83,9 +83,9 @@ def test_median_is_that_of_scipy(shape, seed, rows):
 @pytest.mark.parametrize("place", [(0, 0), (0, 7), (9, 9), (5, 5), (9, 3)])
 def test_one_hot_pixel_does_not_count(place):
     planes = np.random.default_rng(0).normal(100, 3, (1, 10, 10))
-    clean = Extrema.of(planes, None)
+    clean = Extrema.from_pixels(planes, None)
     planes[0][place] = 65535
-    seen = Extrema.of(planes, None)
+    seen = Extrema.from_pixels(planes, None)
     assert seen.high == 65535
     assert seen.robust_high <= clean.high
 
@@ -95,11 +95,11 @@ def test_missing_pixels_do_not_count():
     planes[0, 2:7, 3:9] = 40
     missing = np.zeros(planes.shape, bool)
     planes[0, :5, :5], missing[0, :5, :5] = np.nan, True
-    assert Extrema.of(planes, missing) == Extrema(7, 40, 7, 40)
-    assert Extrema.of(planes, np.ones_like(missing)) is None
+    assert Extrema.from_pixels(planes, missing) == Extrema(7, 40, 7, 40)
+    assert Extrema.from_pixels(planes, np.ones_like(missing)) is None
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u4", "i8", "f2", "f4", "f8", "g"])
 def test_extrema_are_exact_in_every_type(dtype):
     planes = np.array([[[3, 100], [100, 100]]], dtype)
-    assert Extrema.of(planes, None) == Extrema(3, 100, 100, 100)
+    assert Extrema.from_pixels(planes, None) == Extrema(3, 100, 100, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import numpy as np
@@ -10,9 +11,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.toy_network import window_network
+from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.box import Box
-from napari_swin2sr.tiles.plan import Pad, TilePlan, plan_tiles
+from napari_swin2sr.model import Swin2SRConfig
+from napari_swin2sr.runs import resources
+from napari_swin2sr.tiles import cache
+from napari_swin2sr.tiles.plan import (
+    MAX_BLOCKS,
+    Pad,
+    TilePlan,
+    check_n_blocks,
+    default_tile,
+    plan_tiles,
+)
 
 sides = st.integers(0, 90)
 calm = settings(max_examples=60, deadline=None)  # this machine may be busy
@@ -131,12 +143,11 @@ def test_padding_mirrors_the_pixels_that_the_whole_image_would(plan):
 
 
 @calm
-@given(plans(), st.tuples(sides, sides, sides, sides))
-def test_tiles_touching_finds_exactly_the_overlapping_ones(plan, corners):
-    y0, x0, dy, dx = corners
-    box = Box(y0 - 5, x0 - 5, y0 - 5 + dy, x0 - 5 + dx)
-    want = [tile for tile in plan if tile.write.intersect(box) is not None]
-    assert plan.tiles_touching(box) == want
+@given(plans())
+def test_the_overhead_is_what_all_tiles_read_and_pad(plan):
+    seen = sum(math.prod(tile.padded_shape) for tile in plan)
+    area = math.prod(plan.shape)
+    assert plan.pixel_overhead == pytest.approx(seen / area if area else 1.0)
 
 
 @calm
@@ -292,14 +303,15 @@ def test_default_overheads_are_those_of_the_documents():
 def test_huge_plans_cost_nothing():
     plan = plan_tiles((10**9, 10**9), core=1024)
     assert plan.tile_at(10**5, 10**5).core.y0 == 1024 * 10**5
-    assert len(plan.tiles_touching(Box(10**9, 10**9, 10**9 + 10, 10**9 + 10))) == 1
+    plan = plan_tiles((2**60, 2**60), core=1024, halo=512)
+    assert plan.pixel_overhead == pytest.approx(4)
+    assert plan_tiles((2**36, 5)).chunks[0][-2:] == (2048, 2048)
 
 
 @pytest.mark.parametrize("shape", [(0, 10), (10, 0), (0, 0)])
 def test_empty_planes_have_no_tiles(shape):
     plan = plan_tiles(shape)
     assert list(plan) == []
-    assert plan.tiles_touching(Box(0, 0, 9, 9)) == []
     assert plan.pixel_overhead == 1.0
     assert tuple(map(sum, plan.chunks)) == (shape[0] * 2, shape[1] * 2)
 
@@ -336,3 +348,49 @@ def test_boxes():
     assert box.grown(2) == Box(-1, 0, 6, 10)
     assert box.intersect(Box(3, 0, 9, 3)) == Box(3, 2, 4, 3)
     assert box.intersect(Box(4, 0, 9, 3)) is None
+
+
+LIGHT = Swin2SRConfig(embed_dim=60, depths=(6,) * 4, num_heads=(6,) * 4)
+WIDE = Swin2SRConfig(embed_dim=180, depths=(6,) * 6, num_heads=(6,) * 6)
+
+
+@pytest.fixture
+def any_machine(monkeypatch):
+    """A run may go on elsewhere, so nobody may ask what this machine has."""
+
+    def refuse():
+        raise AssertionError("a default tile that depends on the machine")
+
+    monkeypatch.setattr(cache, "available_memory", refuse)
+    monkeypatch.setattr(resources, "available_memory", refuse)
+    monkeypatch.setattr(resources, "_only_a_cpu", refuse)
+
+
+@pytest.mark.parametrize("config", [ModelHandle.open("default").config, LIGHT])
+def test_halos_cost_less_than_15_percent(config, any_machine):
+    halo = config.halo(None)
+    core = default_tile(config, None)
+    plan = plan_tiles((100 * core, 100 * core), core=core, halo=halo)
+    assert 1.10 < plan.pixel_overhead < 1.15
+
+
+@pytest.mark.parametrize(
+    ("config", "halo", "tile"),
+    [
+        (LIGHT, None, 1408),
+        (LIGHT, 0, 1024),
+        (LIGHT, 40, 1152),
+        (LIGHT, 104, 1536),  # more would need too much memory
+        (LIGHT, "exact", 2048),
+        (WIDE, None, 1024),
+        (WIDE, 96, 1024),
+    ],
+)
+def test_the_tile_follows_from_model_and_halo(config, halo, tile, any_machine):
+    assert default_tile(config, halo) == tile
+
+
+def test_more_tiles_than_can_be_computed_are_refused():
+    check_n_blocks(MAX_BLOCKS)
+    with pytest.raises(InputError, match=r"10,000,001 tiles .* file is damaged"):
+        check_n_blocks(MAX_BLOCKS + 1)

@@ -1,4 +1,4 @@
-"""Which intensities the network sees as dark and bright, and the way back.
+"""Which intensities the network sees as black and white, and the way back.
 
 A range is chosen once per image and channel, from a bounded sample that depends
 only on the image's shape, and is the same for every tile: a range per tile would
@@ -20,7 +20,7 @@ from napari_swin2sr.image.reading import check_dtype, read_block
 from napari_swin2sr.image.sampling import Extrema, sample_places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -29,10 +29,13 @@ if TYPE_CHECKING:
     from napari_swin2sr.options import RangeSpec
 
 DATA_TOP = 0.7
-"""Where the sample's robust maximum lands: what is brighter still stays below 1."""
+"""Where the sample's robust maximum lands: higher intensities still stay below 1."""
+
+MAX_CHANNELS = 2**16
+"""Channels that can have value ranges of their own: each is sampled."""
 
 _EXACT_INTEGERS = 2.0**53
-_NEAR_THE_END = 1e300  # of float64
+_ALMOST_INFINITE = 1e300
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,8 @@ class ValueRange:
     top: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers = (self.low, self.high, self.top)
-        if (
-            not all(map(math.isfinite, numbers))
-            or self.high < self.low
-            or self.top <= 0
-        ):
+        finite = all(map(math.isfinite, (self.low, self.high, self.top)))
+        if not finite or self.high < self.low or self.top <= 0:
             raise OptionError(
                 f"a value range from {self.low} to {self.high} (top {self.top}) is "
                 "impossible; low <= high and 0 < top, all finite, are needed"
@@ -100,16 +99,13 @@ class ValueRange:
         """Return the numbers, for metadata."""
         return {"low": self.low, "high": self.high, "top": self.top}
 
-    @classmethod
-    def from_json(cls, record: Mapping[str, float]) -> ValueRange:
-        """Read what `to_json` wrote."""
-        return cls(float(record["low"]), float(record["high"]), float(record["top"]))
-
     def _unit_and_span(self) -> tuple[float, float]:
         """Return a factor that keeps sums in float64, and the width times it."""
         if self.is_constant:
             return 1.0, 1.0
-        unit = 2.0**-10 if max(abs(self.low), abs(self.high)) > _NEAR_THE_END else 1.0
+        unit = (
+            2.0**-10 if max(abs(self.low), abs(self.high)) > _ALMOST_INFINITE else 1.0
+        )
         return unit, self.high * unit - self.low * unit
 
 
@@ -118,39 +114,26 @@ def fit_ranges(
 ) -> tuple[ValueRange, ...]:
     """Choose one range per channel; RGB samples share one, alpha does not count.
 
-    Parameters
-    ----------
-    source : array of `layout`'s shape; read only for "data", and then only a bounded
-        sample: the same pixels whatever its chunks are
-    layout : meaning of the axes
-    spec : a pair (low, high) or one per channel, mapped to 0 and 1; "dtype", the
-        type's own range (0 and 1 for floating-point types); "data", the extrema of
-        the sample without isolated hot pixels, mapped to 0 and `DATA_TOP`; None,
-        "dtype" for 8-bit unsigned and bool, "data" for everything else
-    nodata : value that marks missing pixels, which do not count
-
-    Raises
-    ------
-    OptionError
-        If `spec` is none of these, or its pairs do not fit the channels.
-    InputError
-        If the source does not hold what it declares.
+    `spec` is None, "dtype", "data" or pairs, as in `UpscaleOptions`. "dtype" is the
+    type's own range (0 to 1 for floating-point types). "data" reads a bounded sample,
+    the same pixels whatever the chunks are; its extrema without isolated hot pixels
+    become 0 and `DATA_TOP`. Pixels that are missing or `nodata` do not count.
     """
     if tuple(source.shape) != layout.shape:
         raise InputError(f"the image has shape {source.shape}, its axes {layout.shape}")
+    if layout.n_channels > MAX_CHANNELS:
+        raise InputError(
+            f"the image has {layout.n_channels:,} channels, and at most "
+            f"{MAX_CHANNELS:,} are possible. Give the axis another letter than C, such "
+            "as Z; if there are not so many, its file is damaged"
+        )
     dtype = check_dtype(source.dtype)
     if spec is None:
         spec = "dtype" if dtype in (np.uint8, np.bool_) else "data"
-    if isinstance(spec, str):
-        if spec == "dtype":
-            ranges = (ValueRange(*_dtype_limits(dtype)),) * layout.n_channels
-        elif spec == "data":
-            ranges = tuple(_fit_channels(source, layout, nodata))
-        else:
-            raise OptionError(
-                f"value_range={spec!r} is not (low, high), one such pair per channel, "
-                "'dtype' or 'data'"
-            )
+    if isinstance(spec, str) and spec == "dtype":
+        ranges = (ValueRange(*_dtype_limits(dtype)),) * layout.n_channels
+    elif isinstance(spec, str) and spec == "data":
+        ranges = tuple(_fit_channels(source, layout, nodata))
     else:
         ranges = _explicit(spec, layout.n_channels)
     _warn_of_lost_integers(dtype, ranges)
@@ -161,14 +144,8 @@ def cast(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Convert results to the output type: the only place where that happens.
 
     Integers are rounded half to even; what the type cannot hold becomes its nearest
-    value. bool is True above one half.
-
-    Raises
-    ------
-    InferenceError
-        If a value is not finite: no type may hide a network that went wrong.
-    OptionError
-        If the type is no integer, floating-point or bool type.
+    value. bool is True above one half. Values that are not finite raise
+    InferenceError: no type may hide a network that went wrong.
     """
     dtype = np.dtype(dtype)
     finite = np.isfinite(values)
@@ -241,7 +218,7 @@ def _dtype_limits(dtype: np.dtype[Any]) -> tuple[float, float]:
 def _explicit(spec: Any, n_channels: int) -> tuple[ValueRange, ...]:
     try:
         pairs = np.asarray(spec, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # words, or lists of different lengths
         pairs = np.empty(0)
     if pairs.shape == (2,):
         pairs = np.broadcast_to(pairs, (n_channels, 2))
@@ -284,8 +261,8 @@ def _fit_channels(
 
     def look(place: Place) -> Extrema | None:
         block = read_block(source, layout.plane_index(*place))
-        colours = layout.to_plane(block)[:3]
-        return Extrema.of(colours, missing_pixels(colours, nodata))
+        colors = layout.to_plane(block)[:3]
+        return Extrema.from_pixels(colors, missing_pixels(colors, nodata))
 
     with ThreadPoolExecutor(4) as pool:  # reading from a disk or network waits a lot
         seen = pool.map(look, flat)

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import correlate1d
 
 from napari_swin2sr.image.intensity import as_dtype
 
@@ -20,35 +21,29 @@ if TYPE_CHECKING:
 REACH = 8
 """How far a missing pixel looks for others; read so much more around a tile."""
 
-_RADII = (1, REACH)
-
 
 def fill(values: NDArray[Any], missing: NDArray[np.bool_]) -> None:
     """Replace missing values, in place.
 
     A missing pixel gets the mean of those of its 8 neighbours that are there, else of
-    the 17 x 17 pixels around it, else 0, the range's dark end. The sums are made in
-    a fixed order, so equal neighbourhoods give equal bits.
+    the 17 x 17 pixels around it, else 0, the range's low end.
 
-    Parameters
-    ----------
-    values : (S, Y, X) floating point, the network's scale
-    missing : (S, Y, X)
+    Both arrays are (S, Y, X), `values` in the network's scale.
     """
-    for plane, holes in zip(values, missing, strict=True):
-        if not holes.any():
+    for plane, plane_missing in zip(values, missing, strict=True):
+        if not plane_missing.any():
             continue
-        window = _around(holes)
-        part, gaps = plane[window], holes[window]
-        known = np.where(gaps, 0.0, part).astype(np.float64)
+        window = _around(plane_missing)
+        part, absent = plane[window], plane_missing[window]
+        known = np.where(absent, 0.0, part).astype(np.float64)
         filled = np.zeros_like(known)
-        empty = gaps
-        for radius in _RADII:
-            count = _box_sum((~gaps).astype(np.float64), radius)
+        empty = absent
+        for radius in (1, REACH):
+            count = _box_sum((~absent).astype(np.float64), radius)
             found = empty & (count > 0)
             filled[found] = _box_sum(known, radius)[found] / count[found]
             empty = empty & ~found
-        part[gaps] = filled[gaps]
+        part[absent] = filled[absent]
 
 
 def restore(
@@ -66,13 +61,8 @@ def restore(
     value under the mask. A result that happens to equal `nodata` where nothing is
     missing moves to the next value of its type.
 
-    Parameters
-    ----------
-    result : (S, uY, uX), any output type
-    original : (S, Y, X) as read, masked if the source is
-    missing : (S, Y, X), or None when nothing is
-    upscale : output pixels per input pixel and axis
-    nodata : value that marks missing pixels
+    `result` is (S, uY, uX) of any output type; `original` and `missing` (or None when
+    nothing is) are (S, Y, X), as read.
     """
     mark = None if nodata is None else as_dtype(nodata, result.dtype)
     if mark is not None and mark == mark:  # not NaN
@@ -127,23 +117,21 @@ def _beside(mark: Any) -> Any:
     return number - 1 if number == np.iinfo(dtype).max else number + 1
 
 
-def _around(holes: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the smallest window with all holes and what they look at."""
+def _around(missing: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Return the smallest window with all missing pixels and what they look at."""
     bounds = []
     for axis in (1, 0):
-        (hit,) = np.nonzero(holes.any(axis=axis))
+        (hit,) = np.nonzero(missing.any(axis=axis))
         bounds.append(slice(max(0, int(hit[0]) - REACH), int(hit[-1]) + REACH + 1))
     return bounds[0], bounds[1]
 
 
 def _box_sum(plane: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
-    """Sum (2 radius + 1)**2 pixels around each, beyond the edges 0."""
-    height, width = plane.shape
-    padded = np.pad(plane, radius)
-    rows = padded[:height].copy()
-    for i in range(1, 2 * radius + 1):
-        rows += padded[i : i + height]
-    out = rows[:, :width].copy()
-    for j in range(1, 2 * radius + 1):
-        out += rows[:, j : j + width]
-    return out
+    """Sum (2 radius + 1)**2 pixels around each, beyond the edges 0.
+
+    Every sum is made in the same order, so its bits do not depend on the position.
+    """
+    ones = np.ones(2 * radius + 1)
+    rows = correlate1d(plane, ones, axis=0, mode="constant")
+    result: NDArray[np.float64] = correlate1d(rows, ones, axis=1, mode="constant")
+    return result

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.box import Box
-from napari_swin2sr.options import DEFAULT_HALO, DEFAULT_TILE
+from napari_swin2sr.options import DEFAULT_HALO, DEFAULT_TILE, check_halo
 
 if TYPE_CHECKING:
     from napari_swin2sr.options import Halo
@@ -29,7 +29,10 @@ HALO_SHARE = 0.15
 DEFAULT_FORWARD_BYTES = 2.5e9
 """What one forward over the core of a tile may take where nobody chose the tile."""
 
-_FEATURE_MAPS = 4  # of all features, that one forward holds at a time
+MAX_BLOCKS = 10**7
+"""Tiles times planes that an image may have: at the default tile 10 terapixels."""
+
+_FEATURE_MAPS = 4  # of all features: one forward holds up to three, and some more
 
 
 class Pad(NamedTuple):
@@ -130,13 +133,10 @@ class TilePlan(Sequence[Tile]):
     @property
     def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Sizes of the cores along Y and X, as dask writes them [output px]."""
+        side = self.core * self.upscale
         rows, columns = (
-            tuple(
-                min(self.core, n - i * self.core) * self.upscale
-                for i in range(_ceil(n, self.core))
-            )
-            or (0,)
-            for n in self.shape
+            (side,) * (n // side) + ((n % side,) if n % side else ()) or (0,)
+            for n in self.output_shape
         )
         return rows, columns
 
@@ -145,10 +145,7 @@ class TilePlan(Sequence[Tile]):
         """Pixels that the network sees per pixel of the plane (1 for an empty one)."""
         if not all(self.shape):
             return 1.0
-        seen = 1
-        for axis, n_tiles in enumerate(self.grid_shape):
-            spans = (self._span(i, axis) for i in range(n_tiles))
-            seen *= sum(stop + pad - start for start, stop, pad in spans)
+        seen = self._pixels_read(0) * self._pixels_read(1)
         return seen / (self.shape[0] * self.shape[1])
 
     def __len__(self) -> int:
@@ -170,13 +167,7 @@ class TilePlan(Sequence[Tile]):
         return (self.tile_at(i, j) for i in range(rows) for j in range(columns))
 
     def tile_at(self, i: int, j: int) -> Tile:
-        """Return the tile in row `i` and column `j` of the grid.
-
-        Raises
-        ------
-        IndexError
-            If the grid has no such row or column; negative numbers are not allowed.
-        """
+        """Return the tile in row `i` and column `j` of the grid; neither negative."""
         rows, columns = self.grid_shape
         if not (0 <= i < rows and 0 <= j < columns):
             raise IndexError(f"no tile ({i}, {j}) in a grid of {rows} x {columns}")
@@ -190,17 +181,15 @@ class TilePlan(Sequence[Tile]):
         read = Box(top, left, end_y, end_x)
         return Tile((i, j), core, read, Pad(bottom, right), self.upscale)
 
-    def tiles_touching(self, box: Box) -> list[Tile]:
-        """Return the tiles that share pixels with `box` [output px], row by row."""
-        inside = box.intersect(Box(0, 0, *self.output_shape))
-        if inside is None:
-            return []
-        side = self.core * self.upscale
-        return [
-            self.tile_at(i, j)
-            for i in range(inside.y0 // side, _ceil(inside.y1, side))
-            for j in range(inside.x0 // side, _ceil(inside.x1, side))
-        ]
+    def _pixels_read(self, axis: int) -> int:
+        """Return the pixels along an axis that all tiles together read or pad."""
+        n, n_tiles = self.shape[axis], self.grid_shape[axis]
+        # Tiles from `first` to before `last` have their whole halo inside the image.
+        first = min(_ceil(self.halo, self.core), n_tiles)
+        last = max(first, (n - self.halo) // self.core)
+        spans = (self._span(i, axis) for i in (*range(first), *range(last, n_tiles)))
+        edges = sum(stop + pad - start for start, stop, pad in spans)
+        return edges + (last - first) * (self.core + 2 * self.halo)
 
     def _span(self, index: int, axis: int) -> tuple[int, int, int]:
         """Return where reading starts and stops along an axis, and the padding."""
@@ -229,25 +218,18 @@ def plan_tiles(
     upscale: int = 2,
     padded: bool = False,
 ) -> TilePlan:
-    """Cut a plane into tiles.
+    """Cut a plane of (height, width) pixels into tiles: see `TilePlan`.
 
-    Parameters
-    ----------
-    shape : (height, width) of the plane, 0 allowed [input px]
-    core : side of a core; rounded up to the window [input px]
-    halo : real context per side, a multiple of the window [input px]
-    multiple_of : the attention window [input px]
-    upscale : output pixels per input pixel and axis
-    padded : the plane already ends on the window grid; add nothing (for cutting a
-        tile into smaller ones)
+    `core` is rounded up to the window; `padded` is for cutting a tile into smaller
+    ones. Raises OptionError or InputError if the numbers do not go together.
 
-    Raises
-    ------
-    OptionError
-        If the halo is not a multiple of the window (the text names the next one),
-        or a number is too small.
-    InputError
-        If the shape has a negative side, or is not on the grid when `padded`.
+    Examples
+    --------
+    >>> plan = plan_tiles((1000, 1500), core=512, halo=40)
+    >>> plan.grid_shape
+    (2, 3)
+    >>> plan[0].read  # the core, and the halo where the image goes on
+    Box(y0=0, x0=0, y1=552, x1=552)
     """
     for name, value, least in (
         ("tile", core, 1),
@@ -259,11 +241,7 @@ def plan_tiles(
             raise OptionError(
                 f"{name}={value} is too small; at least {least} is needed"
             )
-    if halo % multiple_of:
-        raise OptionError(
-            f"halo={halo} is not a multiple of the model's window of {multiple_of} px, "
-            f"so tiles would leave the window grid; use {_up(halo, multiple_of)}"
-        )
+    check_halo(halo, multiple_of)
     height, width = shape
     if height < 0 or width < 0:
         raise InputError(f"a plane of {height} x {width} px cannot exist")
@@ -286,17 +264,12 @@ def _up(n: int, step: int) -> int:
 
 
 def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
-    """Return the core of a tile where nobody asks for another [input px].
+    """Return the core of a tile for a model where nobody asks for another [input px].
 
     The least, in steps of 128 px, in which the halo adds less than `HALO_SHARE`, if
     one forward fits in `DEFAULT_FORWARD_BYTES`. It follows from the model alone, not
     from the memory of this machine: a run may go on elsewhere, and several machines
     may share it.
-
-    Parameters
-    ----------
-    config : of the model
-    halo : as in `UpscaleOptions`
     """
     if halo == "exact":
         return EXACT_TILE
@@ -306,8 +279,15 @@ def default_tile(config: Swin2SRConfig, halo: Halo) -> int:
 
 
 def forward_bytes(config: Swin2SRConfig) -> int:
-    """Return the memory of one forward per input pixel.
-
-    The network holds up to three maps of all its features, and some more in between.
-    """
+    """Return the memory of one forward per input pixel."""
     return _FEATURE_MAPS * config.embed_dim * 4
+
+
+def check_n_blocks(n_blocks: int) -> None:
+    """Refuse an image of more tiles than could ever be computed or even counted."""
+    if n_blocks > MAX_BLOCKS:
+        raise InputError(
+            f"the image has {n_blocks:,} tiles in all planes, and at most "
+            f"{MAX_BLOCKS:,} are possible. Choose a larger tile, or upscale a part; if "
+            "the image is not that large, its file is damaged"
+        )
