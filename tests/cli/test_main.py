@@ -14,6 +14,7 @@ import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ def calls(monkeypatch):
 
     def resolve_model(name, *, progress=None):
         recorded.models.append((name, progress))
+        return SimpleNamespace(sha256="0" * 64)
 
     def upscale_file(source, target, **kwargs):
         recorded.append({"source": source, "target": target} | kwargs)
@@ -163,9 +165,9 @@ def test_flag_reaches_the_function(calls, flags, name, value):
         ("--value-range 0,1,2", "'0,1,2' is not LOW,HIGH"),
         ("--value-range low", "'low' is not LOW,HIGH"),
         ("--tile big", "invalid int value: 'big'"),
-        ("--tile 0", "tile=0 is not a positive whole number"),
-        ("--precision fp8", "precision='fp8' is not one of auto, fp32, bf16, fp16"),
-        ("--device tpu", "device='tpu' is not one of auto, cpu, cuda, mps, cuda:N"),
+        ("--tile 0", "--tile 0 is not a positive whole number"),
+        ("--precision fp8", "--precision fp8 is not one of auto, fp32, bf16, fp16"),
+        ("--device tpu", "--device tpu is not one of auto, cpu, cuda, mps, cuda:N"),
         ("--scale 2", "unrecognized arguments"),
     ],
 )
@@ -195,7 +197,7 @@ def test_an_error_is_one_line(calls, capsys):
     assert cli.main(["upscale", "in.png", "out.png"]) == console.EXIT_FAILURE
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "napari-swin2sr: axes='XX' names X twice; use YX\n"
+    assert err == "napari-swin2sr: in.png: --axes XX names X twice; use YX\n"
 
 
 def test_debug_shows_the_traceback(calls, capsys):
@@ -203,7 +205,7 @@ def test_debug_shows_the_traceback(calls, capsys):
     assert cli.main(["upscale", "in.png", "out.png", "--debug"]) == console.EXIT_FAILURE
     err = capsys.readouterr().err
     assert "Traceback" in err
-    assert err.endswith("napari-swin2sr: no pixels\n")
+    assert err.endswith("napari-swin2sr: in.png: no pixels\n")
 
 
 def test_an_unforeseen_error_names_its_type_and_the_way_to_more(calls, capsys):
@@ -319,9 +321,55 @@ def test_json_ends_with_the_error(calls, capsys):
     assert cli.main(["upscale", "in.png", "out.png", "--json"]) == 1
     out, err = capsys.readouterr()
     assert json_lines(out) == [
-        {"event": "error", "type": "InputError", "message": "no pixels", "exit_code": 1}
+        {
+            "event": "error",
+            "type": "InputError",
+            "message": "in.png: no pixels",
+            "source": "in.png",
+            "output": "out.png",
+            "exit_code": 1,
+        }
     ]
-    assert err == "napari-swin2sr: no pixels\n"
+    assert err == "napari-swin2sr: in.png: no pixels\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            "in.png: say rgb=True, rgb=False or axes=..., as",
+            "--rgb, --no-rgb or --axes",
+        ),
+        ("in.png: value_range=(5.0, 2.0) is", "in.png: --value-range 5.0,2.0 is"),
+        ("replace it with --overwrite (overwrite=True)", "it with --overwrite\n"),
+        ("check_space=False runs in.png", "--no-check-space runs in.png"),
+        ("in.png: config.axes=YX, my_rgb=True, width=3", "config.axes=YX, my_rgb=True"),
+        ("in.png: names 3 axes", "napari-swin2sr: in.png: names 3 axes"),
+    ],
+)
+def test_messages_speak_of_flags_and_name_the_file(calls, capsys, said, shown):
+    calls.behave = fails_with(InputError(said))
+    assert cli.main(["upscale", "in.png", "out.png"]) == 1
+    assert shown in capsys.readouterr().err
+    calls.behave = lambda **_: logging.getLogger("napari_swin2sr").warning(said)
+    assert cli.main(["upscale", "in.png", "out.png"]) == 0
+    assert shown.removeprefix("napari-swin2sr: ") in capsys.readouterr().err
+
+
+def test_names_cannot_drive_the_terminal(calls, capsysbinary, monkeypatch):
+    name = "in\x1b]0;owned\x07\u202e\udcff.png"
+    calls.behave = fails_with(InputError(f"{name}: {'x' * 900_000}\n\x9b2J"))
+    assert cli.main(["upscale", name, "out.png"]) == 1
+    err = capsysbinary.readouterr().err.decode()
+    assert err.removesuffix("\n").isprintable()
+    assert "in\\x1b]0;owned\\x07\\u202e\\udcff.png: xxx" in err
+    assert len(err) < 5000
+    calls.behave = lambda **_: None
+    assert cli.main(["upscale", "in.png", name]) == 0
+    assert capsysbinary.readouterr().out == os.fsencode(f"{name}\n")  # to a pipe
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert cli.main(["upscale", "in.png", name]) == 0
+    assert capsysbinary.readouterr().out == b"in\\x1b]0;owned\\x07\\u202e\\udcff.png\n"
 
 
 def test_first_signal_sets_the_token_and_the_second_interrupts(capfd):

@@ -101,11 +101,13 @@ def add_options(
         heading = field.metadata.get("group", title)
         if heading not in groups:
             groups[heading] = parser.add_argument_group(heading)
-        _add_flag(groups[heading], field)
+        flag = _add_flag(groups[heading], field)
+        flags = parser.get_default("flags") or {}  # for messages, see `console`
+        parser.set_defaults(flags={**flags, field.name: flag})
 
 
-def _add_flag(group: Any, field: dataclasses.Field[Any]) -> None:
-    flag = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
+def _add_flag(group: Any, field: dataclasses.Field[Any]) -> str:
+    flag: str = field.metadata.get("flag", "--" + field.name.replace("_", "-"))
     unit = f", in {field.metadata['unit']}" if field.metadata["unit"] else ""
     text = field.metadata["help"] + unit + _shown_default(field)
     # Without a value the class of options chooses, so the parser has no defaults.
@@ -119,11 +121,12 @@ def _add_flag(group: Any, field: dataclasses.Field[Any]) -> None:
         negatable = argparse.BooleanOptionalAction
         action = "store_true" if field.default is False else negatable
         group.add_argument(flag, action=action, **common)
-        return
+        return flag
     read, metavar = _PARSERS[annotation]
     if field.metadata["choices"]:  # checked by the class, which may allow more
         metavar = "|".join(field.metadata["choices"])
     group.add_argument(flag, type=read, metavar=metavar, **common)
+    return flag
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

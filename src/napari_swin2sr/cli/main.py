@@ -31,8 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    args = build_parser().parse_args(argv)
-    with one_line_messages():
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "paths") and not any(r.startswith("-") for r in rest):
+        args.paths += rest  # argparse takes no names on both sides of a flag
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    with one_line_messages(getattr(args, "flags", {})):
         try:
             code = int(args.run(args))
             sys.stdout.flush()
