@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import warnings
@@ -297,7 +298,8 @@ def test_images_inside_a_collection(tmp_path, version):
     ("ome", "error", "match"),
     [
         ({"plate": {}}, FileError, "plate with many images"),
-        ({"well": {}}, FileError, "A/1/0"),
+        ({"plate": {}}, FileError, "A/1/0"),
+        ({"well": {}}, FileError, "a well with many images.*in.zarr/0$"),
         ({}, FileError, "no image"),
         ({"multiscales": [{}]}, FileError, "cannot? be read|not a Zarr image"),
         ({"multiscales": [{"datasets": [{"path": "gone"}]}]}, FileError, "gone"),
@@ -399,3 +401,86 @@ def test_an_image_without_pixel_size_still_fits_over_its_source(tmp_path):
     image = open_image(tmp_path / "out.ome.zarr")
     assert image.pixel_size == {"Y": 0.5, "X": 0.5}
     assert image.origin == {"Y": -0.25, "X": -0.25}
+
+
+# -- what is not understood is not guessed --------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["0.6", "0.6.dev3", "9.9", "0.10", 1, None])
+def test_unknown_versions_are_refused(tmp_path, version):
+    path = other(tmp_path / "in.zarr", "0.5", noise((2, 32, 32)), "cyx")
+    group = zarr.open_group(path)
+    group.attrs["ome"] = {**group.attrs["ome"], "version": version}
+    with pytest.raises(FileError, match=f"version {version!r}.*only 0.1 to 0.5"):
+        open_image(path)
+    assert open_image(path / "a" / "0", axes="CYX").shape == (2, 32, 32)
+
+
+def test_versions_that_are_known(tmp_path, version):
+    path = other(tmp_path / "in.zarr", version, noise((2, 32, 32)), "cyx")
+    assert open_image(path).pixel_size["Y"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"type": "affine", "affine": [[1, 0.1, 0], [0, 1, 0]]},
+        {"type": "rotation", "rotation": [[0, 1], [-1, 0]]},
+        {"type": "mapAxis", "mapAxis": [1, 0]},
+    ],
+)
+def test_transformations_that_are_not_known_are_refused(tmp_path, version, step):
+    path = other(
+        tmp_path / "in.zarr", version, noise((32, 32)), "yx",
+        coordinateTransformations=[step],
+    )  # fmt: skip
+    with pytest.raises(FileError, match=f"{step['type']}.*only scale and translation"):
+        open_image(path)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("#ff0000", "FF0000"), ("00ff00ff", "00FF00"), ("red", ""), (7, ""), (None, "")],
+)
+@pytest.mark.parametrize("target", ["out.ome.tif", "out.ome.zarr"])
+def test_colors_written_in_other_ways(tmp_path, written, read, target):
+    path = other(tmp_path / "in.zarr", "0.5", noise((1, 32, 32)), "cyx")
+    group = zarr.open_group(path)
+    ome = group.attrs["ome"]
+    ome["omero"]["channels"] = [{"label": "x", "color": written}]
+    group.attrs["ome"] = ome
+    assert (open_image(path).channel_colors or ("",))[0] == read
+    upscale_file(path, tmp_path / target)
+    if read:
+        assert open_image(tmp_path / target).channel_colors == (read,)
+
+
+@pytest.mark.parametrize("where", ["zarr.json", "a/0/zarr.json"])
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_metadata_that_are_no_file(tmp_path, where, kind):
+    path = other(tmp_path / "in.zarr", "0.5", noise((2, 32, 32)), "cyx")
+    (path / where).unlink()
+    if kind == "device":
+        (path / where).symlink_to("/dev/zero")
+    else:
+        os.mkfifo(path / where)
+    with pytest.raises(FileError, match="no regular file"):
+        open_image(path)
+
+
+def test_channels_that_are_colors_keep_their_roles(tmp_path):
+    """Two RGB channels of an OME-TIFF, which OME-Zarr stores as six."""
+    path = tmp_path / "in.ome.tif"
+    pixels = np.moveaxis(smooth((2, 3, 40, 50), "uint8"), 1, -1)
+    tifffile.imwrite(
+        path, pixels, photometric="rgb",
+        metadata={"axes": "CYXS", "Channel": {"Name": ["day", "night"]}},
+    )  # fmt: skip
+    assert open_image(path).axes == "CYXS"
+    upscale_file(path, tmp_path / "out.ome.zarr", value_range=(0, 255))
+    image = open_image(tmp_path / "out.ome.zarr")
+    assert image.channel_names == (
+        "day red", "day green", "day blue", "night red", "night green", "night blue",
+    )  # fmt: skip
+    wanted = np.rint(stand_in.whole(pixels[1, ..., 2], 0, 255))
+    assert np.abs(image.data[5].astype(float) - wanted).max() <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +26,8 @@ OmeVersion: TypeAlias = Literal["0.4", "0.5"]
 ZARR_FORMAT: dict[str, Literal[2, 3]] = {"0.4": 2, "0.5": 3}
 """Version of OME-Zarr -> of Zarr."""
 
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+_MOST_BYTES = 2**28
 _TYPES = {"T": "time", "C": "channel", "Z": "space", "Y": "space", "X": "space"}
 _COLORS = ("00FF00", "FF00FF", "00FFFF", "FFFF00", "FF0000", "0000FF")
 _RGBA = {"red": "FF0000", "green": "00FF00", "blue": "0000FF", "alpha": "FFFFFF"}
@@ -40,6 +43,7 @@ def open_zarr(location: Location, *, series: int = 0, level: int = 0) -> Spatial
     image, or only one that a run has not finished.
     """
     try:
+        _check_files(location)
         node, location = _find_image(open_zarr_node(location.place), location, series)
         if hasattr(node, "dtype"):
             axes = _named_axes(node)
@@ -78,11 +82,12 @@ def _find_image(node: Any, location: Location, series: int) -> tuple[Any, Locati
             )
         if "multiscales" in ome:
             break
-        if "plate" in ome or "well" in ome:
-            raise FileError(
-                f"{location}: a plate with many images. Give the path of one of them, "
-                f"such as {location / 'A/1/0'}"
-            )
+        for kind, inside in (("plate", "A/1/0"), ("well", "0")):
+            if kind in ome:
+                raise FileError(
+                    f"{location}: a {kind} with many images. Give the path of one of "
+                    f"them, such as {location / inside}"
+                )
         groups, arrays = sorted(node.group_keys()), sorted(node.array_keys())
         if str(series) in groups and "multiscales" in _ome_of(node[str(series)]):
             node, location = node[str(series)], location / str(series)
@@ -112,11 +117,13 @@ def _multiscale(group: Any, location: Location, level: int) -> SpatialImage:
             f"{location}: holds labels; numbers of objects cannot be interpolated"
         )
     multiscale = ome["multiscales"][0]
+    _check_version(location, ome.get("version", multiscale.get("version", "0.4")))
     datasets = multiscale["datasets"]
     if not 0 <= level < len(datasets):
         raise FileError(
             f"{location}: there is no level {level}; it has {len(datasets)}"
         )
+    _check_files(location / datasets[level]["path"])
     data = group[datasets[level]["path"]]
     axes, units = _axes(multiscale, data.ndim, location)
     scale, origin = _placed(multiscale, datasets[level], len(axes))
@@ -138,6 +145,29 @@ def _multiscale(group: Any, location: Location, level: int) -> SpatialImage:
         source=str(location),
         geo_tags=GeoTags.from_json(geo["tags"]) if geo.get("tags") else None,
     )
+
+
+def _check_version(location: Location, version: Any) -> None:
+    """Refuse a version whose metadata may mean something else."""
+    if not re.match(r"0\.[1-5](?!\d)", str(version)):
+        raise FileError(
+            f"{location}: OME-Zarr of version {version!r} is not understood, only 0.1 "
+            "to 0.5. Convert it to 0.5, or give the path of an array inside it, which "
+            "is read without pixel size and names"
+        )
+
+
+def _check_files(location: Location) -> None:
+    """Refuse metadata that are a device, a pipe or endless."""
+    if location.is_url:
+        return
+    for name in _ZARR_FILES:
+        path = location.path / name
+        if path.exists() and not (path.is_file() and path.stat().st_size < _MOST_BYTES):
+            raise FileError(
+                f"{path}: is no regular file of less than {_MOST_BYTES:,} bytes, as "
+                "the metadata of a Zarr store must be"
+            )
 
 
 def _axes(
@@ -174,6 +204,12 @@ def _placed(
             elif step["type"] == "translation":
                 moves = [float(v) for v in step["translation"]]
                 origin = [a + b for a, b in zip(origin, moves, strict=True)]
+            elif step["type"] != "identity":
+                raise ValueError(
+                    f"its coordinate transformation {step['type']!r} is not "
+                    "understood, only scale and translation. Give the path of the "
+                    "array inside it, which is read without its place"
+                )
     if any(not math.isfinite(v) or v == 0 for v in scale):
         raise ValueError(f"a pixel of size {scale}")
     return (scale if found else None), origin
@@ -185,7 +221,7 @@ def _channels(
     """Return names, colors and display ranges of the channels."""
     channels = omero.get("channels", []) if isinstance(omero, dict) else []
     names = tuple(str(c.get("label", "")) for c in channels)
-    colors = tuple(str(c.get("color", ""))[:6].upper() for c in channels)
+    colors = tuple(_hex_color(c.get("color")) for c in channels)
     windows = [c.get("window") or {} for c in channels]
     ends: list[Any] = [(window.get("start"), window.get("end")) for window in windows]
     is_known = bool(ends) and all(
@@ -197,6 +233,12 @@ def _channels(
         colors if any(colors) else (),
         tuple((float(a), float(b)) for a, b in ends) if is_known else None,
     )
+
+
+def _hex_color(color: Any) -> str:
+    """Return RRGGBB, or "" for what is written in another way."""
+    text = str(color or "").removeprefix("#").upper()
+    return text[:6] if re.fullmatch("[0-9A-F]{6}(..)?", text) else ""
 
 
 def _named_axes(array: Any) -> str:
@@ -300,15 +342,19 @@ def _transformations(
 def _channel_records(
     image: SpatialImage, n: int, ranges: Sequence[ValueRange]
 ) -> list[dict[str, Any]]:
-    rgb = "S" in image.axes and n <= len(_RGBA)
+    samples = image.shape[image.axes.index("S")] if "S" in image.axes else 1
     records = []
     for k in range(n):
-        label, color = f"channel {k}", _COLORS[k % len(_COLORS)] if n > 1 else "FFFFFF"
-        if rgb:
-            label, color = list(_RGBA.items())[k]
-        low, high = _at(image.value_range, k) or (
-            float(ranges[min(k, len(ranges) - 1)].low),
-            float(ranges[min(k, len(ranges) - 1)].high),
+        c, label = k // samples, _at(image.channel_names, k)
+        color = _COLORS[k % len(_COLORS)] if n > 1 else "FFFFFF"
+        if samples > 1:
+            role, color = list(_RGBA.items())[k % samples]
+            of_channel = _at(image.channel_names, c) or f"channel {c}"
+            label = (label or role) if n == samples else f"{of_channel} {role}"
+        value_range = ranges[min(c, len(ranges) - 1)]
+        low, high = _at(image.value_range, c) or (
+            float(value_range.low),
+            float(value_range.high),
         )
         least, most = low, high
         if np.dtype(image.data.dtype).kind in "iu":
@@ -316,7 +362,7 @@ def _channel_records(
             least, most = float(info.min), float(info.max)
         records.append(
             {
-                "label": _at(image.channel_names, k) or label,
+                "label": label or f"channel {k}",
                 "color": _at(image.channel_colors, k) or color,
                 "active": True,
                 "window": {"start": low, "end": high, "min": least, "max": most},
