@@ -13,7 +13,7 @@ import tifffile
 from helpers import stand_in
 from helpers.io_images import noise, smooth
 from napari_swin2sr import upscale, upscale_file
-from napari_swin2sr.errors import FileError, InputError
+from napari_swin2sr.errors import FileError, InputError, OutputError
 from napari_swin2sr.formats import open_image, tiff, tiff_array
 from napari_swin2sr.formats.tiff_array import TiffArray
 
@@ -452,3 +452,38 @@ def test_a_declared_range_of_type_byte(tmp_path):
     tags = [(340, "B", 1, 10, True), (341, "B", 1, 200, True)]
     path = write(tmp_path / "in.tif", noise((20, 20), "uint8"), extratags=tags)
     assert open_image(path).value_range == ((10.0, 200.0),)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "size", "name"),
+    [
+        ("fm", 0.2, "femtometer"), ("dm", 0.2, "decimeter"), ("km", 0.2, "kilometer"),
+        ("Mm", 0.2, "megameter"), ("pt", 0.2 / 72, "inch"), ("thou", 0.0002, "inch"),
+        ("ft", 0.2, "foot"), ("dam", 2.0, "meter"), ("µm", 0.2, "micrometer"),
+        ("pixel", 0.2, None),
+    ],
+)  # fmt: skip
+def test_units_of_ome_xml(tmp_path, symbol, size, name):
+    path = tmp_path / "in.ome.tif"
+    metadata = {"axes": "YX", "PhysicalSizeX": 0.2, "PhysicalSizeXUnit": symbol}
+    tifffile.imwrite(path, noise((20, 20)), metadata=metadata)
+    image = open_image(path)
+    assert image.pixel_size["X"] == pytest.approx(size)
+    assert image.unit.get("X") == name
+    upscale_file(path, tmp_path / "out.ome.tif")
+    out = open_image(tmp_path / "out.ome.tif")
+    assert (out.pixel_size["X"], out.unit.get("X")) == (pytest.approx(size / 2), name)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wider"),
+    [("float16", "float32"), ("uint64", "float64"), ("int64", "float64")],
+)
+def test_what_ome_tiff_lacks_is_refused_before_the_run(tmp_path, dtype, wider):
+    path = tmp_path / "in.tif"
+    tifffile.imwrite(path, smooth((20, 20), "uint8").astype(dtype), metadata=None)
+    with pytest.raises(OutputError, match=f"cannot hold.*{dtype}.*--dtype {wider}"):
+        upscale_file(path, tmp_path / "out.ome.tif")
+    upscale_file(path, tmp_path / "out.ome.tif", dtype=wider)
+    upscale_file(path, tmp_path / "out.ome.zarr")
+    assert open_image(tmp_path / "out.ome.zarr").data.dtype == dtype

@@ -16,7 +16,7 @@ from napari_swin2sr.formats import color
 from napari_swin2sr.formats.color import ConvertedArray, OrientedArray
 from napari_swin2sr.formats.geo_tags import read_geo_tags, read_nodata, read_world_file
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
-from napari_swin2sr.formats.units import OME_SIZES, unit_name
+from napari_swin2sr.formats.units import OME_SIZES, in_named_unit
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.tiles.cache import available_memory
 
@@ -374,8 +374,8 @@ def _ome_fields(xml: str | None, series: int) -> dict[str, Any]:
     for axis, key in OME_SIZES.items():
         size, usual = pixels.get(key), "s" if axis == "T" else "µm"
         if isinstance(size, (int, float)) and size > 0 and math.isfinite(size):
-            pixel_size[axis] = float(size)
-            name = unit_name(str(pixels.get(key + "Unit", usual)))
+            symbol = str(pixels.get(key + "Unit", usual))
+            pixel_size[axis], name = in_named_unit(float(size), symbol)
             if name:
                 unit[axis] = name
     channels = _as_list(pixels, "Channel")
@@ -396,15 +396,15 @@ def _imagej_fields(
     metadata: Mapping[str, Any], tags: Mapping[int, Any], axes: str
 ) -> dict[str, Any]:
     """Return pixel sizes, units, colors and display ranges of an ImageJ file."""
-    name = unit_name(str(metadata.get("unit", "")))
+    factor, name = in_named_unit(1.0, str(metadata.get("unit", "")))
     pixel_size, unit = {}, {}
     if name:
         for axis, tag in (("X", _X_RESOLUTION), ("Y", _Y_RESOLUTION)):
             per_unit = _ratio(tags.get(tag))
             if per_unit:
-                pixel_size[axis], unit[axis] = 1 / per_unit, name
+                pixel_size[axis], unit[axis] = factor / per_unit, name
         if "spacing" in metadata and float(metadata["spacing"]) > 0:
-            pixel_size["Z"], unit["Z"] = float(metadata["spacing"]), name
+            pixel_size["Z"], unit["Z"] = factor * float(metadata["spacing"]), name
     interval = float(metadata.get("finterval", 0) or 0)
     if interval > 0 and "T" in axes:
         pixel_size["T"], unit["T"] = interval, "second"

@@ -231,6 +231,8 @@ def _ome(image: SpatialImage, layout: AxisLayout) -> dict[str, Any]:
         if axis in OME_SIZES:
             metadata[OME_SIZES[axis]] = size
             usual = "s" if axis == "T" else "pixel"
+            if image.unit.get(axis):
+                usual = "s" if axis == "T" else "reference frame"
             symbol = unit_symbol(image.unit.get(axis, "")) or usual
             metadata[OME_SIZES[axis] + "Unit"] = symbol
     channels: dict[str, Any] = {}
