@@ -19,9 +19,8 @@ from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.axes import agree_axes, resolve_axes
 from napari_swin2sr.image.intensity import fit_ranges
-from napari_swin2sr.image.reading import check_dtype
 from napari_swin2sr.image.record import SpatialImage
-from napari_swin2sr.image.sources import as_pixels
+from napari_swin2sr.image.sources import as_pixels, check_dtype
 from napari_swin2sr.image.xarray import (
     axes_of,
     from_dataarray,

@@ -19,6 +19,7 @@ from napari_swin2sr.formats.color import (
 from napari_swin2sr.formats.detect import PNG_MAGIC
 from napari_swin2sr.formats.geo_tags import read_world_file
 from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.image.sources import PILLOW_CONVERTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _AS_IS = ("L", "RGB", "RGBA", "I;16", "I;16B", "F")
-_CONVERTED = {"1": "L"} | dict.fromkeys(("LA", "La", "PA", "RGBa"), "RGBA")
-_CONVERTED |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB")
+_CONVERTED = {"1": "L"} | PILLOW_CONVERTED
 _PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA = 2, 4, 6
 _JPEG_QUALITY = 95
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import InferenceError, InputError, OptionError
-from napari_swin2sr.image.reading import check_dtype, read_block
 from napari_swin2sr.image.sampling import Extrema, sample_places
+from napari_swin2sr.image.sources import check_dtype, read_block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

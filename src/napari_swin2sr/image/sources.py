@@ -1,8 +1,8 @@
-"""What can be an image: pixels of any library as a lazy, numpy-like source.
+"""What can be an image: pixels of any library as a lazy source of checked blocks.
 
-Libraries are recognised without being imported: an object of a library that
-nobody has loaded cannot exist. What is sliceable already stays as it is; blocks are
-checked where they are read.
+Libraries are recognized without being imported: an object of a library that nobody
+has loaded cannot exist. What is sliceable already stays as it is; nothing that it says
+about itself is believed where blocks are read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from napari_swin2sr.errors import InputError
+from napari_swin2sr.errors import FileError, InputError, Swin2SRError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import DTypeLike, NDArray
 
-Index = tuple[int | slice, ...]
+Index: TypeAlias = tuple[int | slice, ...]
+
+_PILLOW_AS_IS = ("1", "L", "I", "F", "RGB", "RGBA")
+PILLOW_CONVERTED = dict.fromkeys(("LA", "La", "PA", "RGBa"), "RGBA")
+PILLOW_CONVERTED |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB")
+"""Pillow's modes whose pixels are no gray, RGB or RGBA, and what they become."""
 
 
 class Pixels(NamedTuple):
@@ -35,19 +40,7 @@ class Pixels(NamedTuple):
 
 
 class Adapter:
-    """An array whose blocks need a function to become NumPy arrays.
-
-    Parameters
-    ----------
-    array : anything with a shape
-    dtype : NumPy type of the blocks
-    read : (array, index) -> block, a NumPy array
-
-    Attributes
-    ----------
-    array, dtype : as given
-    shape, ndim : of the array
-    """
+    """An array whose blocks need a function (array, index) -> NumPy array."""
 
     def __init__(
         self, array: Any, dtype: DTypeLike, read: Callable[[Any, Index], NDArray[Any]]
@@ -73,18 +66,78 @@ class Adapter:
 
 
 def as_pixels(array: Any) -> Pixels:
-    """Wrap an image of any library; no pixel is read unless it is in memory.
-
-    Raises
-    ------
-    InputError
-        If it is no image, or one whose pixels are no real numbers.
-    """
+    """Wrap an image of any library; no pixel is read unless it is in memory."""
     for convert in (_from_list, _from_pillow, _from_torch, _from_numpy):
         pixels = convert(array)
         if pixels is not None:
             return pixels
     return _from_any(array)
+
+
+_FIX = "convert the image with .astype to an integer or floating-point type"
+
+
+def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return the pixels' type in native byte order; refuse what is no real number."""
+    try:
+        numpy_dtype = np.dtype(dtype)
+    except TypeError as error:
+        raise InputError(f"pixels of type {dtype} are not supported; {_FIX}") from error
+    if numpy_dtype.kind == "c":
+        raise InputError(
+            f"pixels of type {numpy_dtype} are complex; pass abs(image) or image.real"
+        )
+    if numpy_dtype.kind not in "buif":
+        raise InputError(f"pixels of type {numpy_dtype} are no numbers; {_FIX}")
+    return numpy_dtype.newbyteorder("=")
+
+
+def is_masked(source: Any) -> bool:
+    """Tell whether the blocks of an array carry masks (NumPy's or dask's)."""
+    return isinstance(source, np.ma.MaskedArray) or isinstance(
+        getattr(source, "_meta", None), np.ma.MaskedArray
+    )
+
+
+def read_block(source: Any, index: tuple[slice, ...]) -> NDArray[Any]:
+    """Read the pixels at `index`, one slice with start and stop per axis.
+
+    Returns an array of the declared shape and type in native byte order, masked if
+    the source's block is. It may share memory with the source and must not be written
+    to. Raises FileError for errors of the operating system, InputError for all others
+    and for blocks that are not what the source declares.
+    """
+    try:
+        block = source[index]
+        if hasattr(block, "__dask_graph__"):
+            # In this thread: a nested scheduler would multiply the tiles in memory.
+            block = block.compute(scheduler="sync")
+        if not isinstance(block, np.ma.MaskedArray):
+            if hasattr(block, "__cuda_array_interface__") and hasattr(block, "get"):
+                block = block.get()  # CuPy
+            block = np.asarray(block)
+    except (Swin2SRError, MemoryError):
+        raise
+    except Exception as error:
+        kind = FileError if isinstance(error, OSError) else InputError
+        raise kind(
+            f"reading the pixels {_words(index)} of the image failed: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    shape = tuple(part.stop - part.start for part in index)
+    if block.shape != shape:
+        raise InputError(
+            f"the image declares shape {tuple(source.shape)}, but its pixels "
+            f"{_words(index)} have shape {block.shape} instead of {shape}"
+        )
+    native = check_dtype(source.dtype)
+    if block.dtype.newbyteorder("=") != native:
+        raise InputError(
+            f"the image declares type {native}, but its pixels {_words(index)} "
+            f"have type {block.dtype}"
+        )
+    checked: NDArray[Any] = block.astype(native, copy=False)
+    return checked
 
 
 # -- one function per library: None means "not mine" ----------------------------------
@@ -148,23 +201,19 @@ def _from_pillow(array: Any) -> Pixels | None:
         raise InputError(f"the picture cannot be decoded: {error}") from error
     if mode == "P":
         picture = array.convert("RGBA" if "transparency" in array.info else "RGB")
-    elif mode in _CONVERTED:
-        picture = array.convert(_CONVERTED[mode])
+    elif mode in PILLOW_CONVERTED:
+        picture = array.convert(PILLOW_CONVERTED[mode])
         warnings.warn(
             f"a picture of mode {mode} is converted to {picture.mode}", stacklevel=4
         )
-    elif mode not in _TAKEN and not mode.startswith("I;16"):
+    elif mode not in ("1", "L", "I", "F", "RGB", "RGBA") and not mode.startswith(
+        "I;16"
+    ):
         raise InputError(
             f"a picture of mode {mode} is not supported; convert it to RGB or L first"
         )
     axes = "YXS" if picture.mode in ("RGB", "RGBA") else "YX"
     return Pixels(np.asarray(picture), axes)
-
-
-_TAKEN = ("1", "L", "I", "F", "RGB", "RGBA")
-_CONVERTED = {"CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB"} | dict.fromkeys(
-    ("LA", "La", "PA", "RGBa"), "RGBA"
-)
 
 
 def _from_torch(array: Any) -> Pixels | None:
@@ -216,7 +265,7 @@ def _from_any(array: Any) -> Pixels:
     hint = (
         "open the array inside it"
         if hasattr(array, "keys")
-        else "pass an array (NumPy, dask, zarr, xarray, PyTorch), a Pillow picture, a "
+        else "pass an array (NumPy, dask, zarr, xarray, PyTorch), a Pillow image, a "
         "nested list or a path"
     )
     raise InputError(f"a {kind} is no image; {hint}")
@@ -279,3 +328,7 @@ def _file_reference(array: np.memmap[Any, Any]) -> dict[str, Any] | None:
         "shape": array.shape,
         "order": order,
     }
+
+
+def _words(index: tuple[slice, ...]) -> str:
+    return f"[{', '.join(f'{part.start}:{part.stop}' for part in index)}]"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from napari_swin2sr.errors import InputError
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
-from napari_swin2sr.image.reading import check_dtype
 from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.image.sources import check_dtype
 from napari_swin2sr.plugin.live.progressive import ProgressiveArray
 from napari_swin2sr.tiles.chunks import forward
 

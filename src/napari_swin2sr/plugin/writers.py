@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from napari_swin2sr.errors import CancelToken
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
-from napari_swin2sr.image.reading import read_block
 from napari_swin2sr.image.record import SpatialImage
+from napari_swin2sr.image.sources import read_block
 from napari_swin2sr.plugin.layer_source import layer_source, spatial_image
 from napari_swin2sr.plugin.live.layer import exact_result
 from napari_swin2sr.plugin.worker import Job, Report

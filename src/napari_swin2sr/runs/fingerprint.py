@@ -14,8 +14,8 @@ import numpy as np
 
 from napari_swin2sr.formats.detect import is_url, local_path
 from napari_swin2sr.image.axes import resolve_axes
-from napari_swin2sr.image.reading import read_block
 from napari_swin2sr.image.sampling import sample_places
+from napari_swin2sr.image.sources import read_block
 from napari_swin2sr.upscale import provenance
 
 if TYPE_CHECKING:

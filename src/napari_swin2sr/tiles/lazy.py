@@ -17,7 +17,7 @@ import numpy as np
 
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.intensity import as_dtype, cast
-from napari_swin2sr.image.reading import check_dtype, is_masked
+from napari_swin2sr.image.sources import check_dtype, is_masked
 from napari_swin2sr.tiles import cache as memory
 from napari_swin2sr.tiles.chunks import ChunkGrid, forward
 from napari_swin2sr.tiles.worker import BlockFn, Gate, TileWorker

@@ -15,7 +15,7 @@ from napari_swin2sr.image import nodata as missing
 from napari_swin2sr.image import resample as bicubic
 from napari_swin2sr.image.box import Box
 from napari_swin2sr.image.intensity import ValueRange, cast, missing_pixels
-from napari_swin2sr.image.reading import read_block
+from napari_swin2sr.image.sources import read_block
 
 if TYPE_CHECKING:
     from napari_swin2sr.image.axes import AxisLayout

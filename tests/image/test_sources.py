@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from napari_swin2sr.errors import FileError, InputError
-from napari_swin2sr.image.reading import check_dtype, is_masked, read_block
+from napari_swin2sr.image.sources import check_dtype, is_masked, read_block
 
 INDEX = (slice(1, 2), slice(2, 5), slice(0, 4))
 VALUES = np.arange(3 * 6 * 5, dtype=np.uint16).reshape(3, 6, 5)
