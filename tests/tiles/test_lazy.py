@@ -23,7 +23,7 @@ from helpers.toy_network import neighbours, repeat, window_network, windows
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange, fit_ranges
-from napari_swin2sr.tiles import cache as memory
+from napari_swin2sr.tiles import cache
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import plan_tiles
 
@@ -380,7 +380,7 @@ def test_threads_share_tiles_and_at_most_four_are_in_work():
         for got in pool.map(lambda k: lazy[k::12, ::-1], range(12)):
             assert got.shape[1] == 128
         assert block.calls == 64
-        assert block.most <= memory.TILES.limit
+        assert block.most <= cache.TILES.limit
         results = pool.map(lambda k: lazy[k::12, ::-1], range(12))
         for k, got in enumerate(results):
             np.testing.assert_array_equal(got, want[k::12, ::-1])
@@ -396,18 +396,18 @@ def test_an_upscaled_image_can_be_upscaled_again_by_many_threads():
 
 
 def test_the_cache_is_bounded_and_freed(monkeypatch):
-    cache = memory.BlockCache(3 * 32 * 32 * 2)
-    monkeypatch.setattr(memory, "CACHE", cache)
+    kept = cache.BlockCache(3 * 32 * 32 * 2)
+    monkeypatch.setattr(cache, "CACHE", kept)
     block = Counting()
     lazy = make(numbers((64, 64)), block=block, core=16, halo=0)
     np.asarray(lazy)
     np.asarray(lazy)
     assert block.calls == 32
-    assert cache.n_bytes == 0  # larger than the cache: gone through, nothing kept
+    assert kept.n_bytes == 0  # larger than the cache: gone through, nothing kept
     for start in (0, 16, 32, 48):
         lazy[:, start : start + 3]
     assert block.calls == 48
-    assert 0 < cache.n_bytes <= cache.limit_bytes
+    assert 0 < kept.n_bytes <= kept.limit_bytes
     np.asarray(lazy[96:, 50:51])  # a tile that is still there
     assert block.calls == 48
     lazy[0, 0]  # what is returned is a copy: writing to it changes nothing
@@ -415,7 +415,7 @@ def test_the_cache_is_bounded_and_freed(monkeypatch):
     part[...] = 0
     assert lazy[:4, :4].any()
     del lazy
-    assert cache.n_bytes == 0
+    assert kept.n_bytes == 0
 
 
 def test_block_at_is_not_cached():

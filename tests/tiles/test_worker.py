@@ -16,7 +16,7 @@ from helpers.toy_network import repeat, windows
 from napari_swin2sr.errors import FileError, InferenceError, InputError, Swin2SRError
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange, cast, fit_ranges
-from napari_swin2sr.tiles import worker as blocks
+from napari_swin2sr.tiles import worker
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import plan_tiles
 
@@ -50,7 +50,7 @@ def finite(tiles):
 def test_converting_some_rows_at_a_time_changes_no_bit(monkeypatch, strip, dtype):
     array = numbers((3, 61, 50), dtype=dtype)
     values = ValueRange(3.0, 3777.0)
-    monkeypatch.setattr(blocks, "STRIP", strip)
+    monkeypatch.setattr(worker, "STRIP", strip)
     got = make(array, "CYX", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
     want = cast(values.from_model(doubled(values.to_model(array))), dtype)
     np.testing.assert_array_equal(got, want)
@@ -430,7 +430,7 @@ def test_a_gate_lets_in_as_many_tiles_as_a_device_works_on(places: int) -> None:
 
     if places > 1:
         block.tiles_at_once = places
-    gate = blocks.Gate(block, threading.Event())
+    gate = worker.CancellableBlockFn(block, threading.Event())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(gate, [np.zeros(1, np.float32)] * 4))
     assert most == places

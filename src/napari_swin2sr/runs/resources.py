@@ -15,6 +15,7 @@ import numpy as np
 from napari_swin2sr.errors import MemoryLimitError, OutputError
 from napari_swin2sr.tiles.cache import available_memory
 from napari_swin2sr.tiles.plan import forward_bytes
+from napari_swin2sr.tiles.worker import ConfiguredBlockFn
 
 if TYPE_CHECKING:
     from napari_swin2sr.tiles.lazy import LazyUpscaled
@@ -91,11 +92,10 @@ def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
 
 def _forward_bytes_per_pixel(block: object) -> int:
     """Return the memory of one forward per input pixel, if it is this machine's."""
-    config = getattr(block, "config", None)
-    device = getattr(block, "device", "auto")
-    if config is None or not (device == "cpu" or (device == "auto" and _only_a_cpu())):
+    if not isinstance(block, ConfiguredBlockFn):
         return 0
-    return forward_bytes(config)
+    here = block.device == "cpu" or (block.device == "auto" and _only_a_cpu())
+    return forward_bytes(block.config) if here else 0
 
 
 def _only_a_cpu() -> bool:

@@ -2,7 +2,7 @@
 
 Its tiles are fixed when it is made, and only whole tiles are computed: what a pixel
 is does not depend on how the array is sliced, by whom, or in which order. The network
-is any function of normalised tiles; this room knows nothing of models.
+is any function of normalized tiles; nothing of models is known here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import numpy as np
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.intensity import as_dtype, cast
 from napari_swin2sr.image.sources import check_dtype, is_masked
-from napari_swin2sr.tiles import cache as memory
+from napari_swin2sr.tiles import cache
 from napari_swin2sr.tiles.chunks import ChunkGrid, forward
-from napari_swin2sr.tiles.worker import BlockFn, Gate, TileWorker
+from napari_swin2sr.tiles.worker import BlockFn, CancellableBlockFn, TileWorker
 
 if TYPE_CHECKING:
     import dask.array as da
     from numpy.typing import DTypeLike, NDArray
 
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.image.axes import AxisLayout
     from napari_swin2sr.image.intensity import ValueRange
     from napari_swin2sr.tiles.plan import TilePlan
@@ -41,30 +42,14 @@ class LazyUpscaled:
 
     Threads may share it, and it pickles as what it was made from.
 
-    Parameters
-    ----------
-    source : array of `layout`'s shape: NumPy, zarr, dask or anything with shape, dtype
-        and slicing; read tile by tile, never written to
-    layout : meaning of the axes
-    plan : the tiles of a plane
-    ranges : value range of each channel
-    block : the network
-    dtype : type of the result; that of the source if None
-    nodata : value that marks missing pixels, in the source and in the result
-    token : names the result for dask; made from all other arguments if None
+    `source` has the shape of `layout` and is NumPy, zarr, dask or anything with shape,
+    dtype and slicing; it is read tile by tile and never written to. `plan` has the
+    tiles of a plane, `ranges` one value range per channel, and `block` is the network.
+    `dtype` is the result's, by default the source's; `nodata` marks missing pixels in
+    both. `token` names the result for dask; without it all other arguments do.
 
-    Attributes
-    ----------
-    source, layout, plan, ranges, block, nodata : as given
-    shape : of the result; Y and X in output px
-    dtype : of the result, native byte order
-
-    Raises
-    ------
-    InputError
-        If the arguments do not fit each other or pixels are no real numbers.
-    OptionError
-        If `dtype` cannot hold an image, or not `nodata`.
+    The attributes are the arguments, and `shape` (Y and X in output px) and `dtype` (in
+    native byte order) of the result.
     """
 
     def __init__(
@@ -171,18 +156,7 @@ class LazyUpscaled:
     def block_at(self, index: tuple[int, ...]) -> NDArray[Any]:
         """Compute one block: one tile of one plane, all samples; nothing is cached.
 
-        Parameters
-        ----------
-        index : number of the block along each axis
-
-        Raises
-        ------
-        IndexError
-            If there is no such block.
-        InputError, FileError
-            If the source cannot be read or is not what it declares.
-        InferenceError
-            If the network fails or gives numbers that are not finite.
+        Errors have a note that says which block it was.
         """
         stack, (i, j) = self._split(index)
         tile = self.plan.tile_at(i, j)
@@ -194,7 +168,7 @@ class LazyUpscaled:
             nodata=self.nodata,
         )
         values = self.ranges[self.layout.channel_of(stack)]
-        with memory.TILES:
+        with cache.TILES:
             try:
                 plane = worker.compute(stack, tile, values)
             except Exception as error:
@@ -202,14 +176,14 @@ class LazyUpscaled:
                 raise
         return self.layout.from_plane(plane)
 
-    def until(self, cancel: Any) -> LazyUpscaled:
+    def until(self, cancel: CancelToken) -> LazyUpscaled:
         """Return the same image for one run: no tile is begun once `cancel.is_set()`.
 
         Computing then raises `Cancelled`.
         """
-        gated = copy.copy(self)
-        gated.block = Gate(self.block, cancel)
-        return gated
+        cancellable = copy.copy(self)
+        cancellable.block = CancellableBlockFn(self.block, cancel)
+        return cancellable
 
     def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
         """Return where the block at `index` lies in the result."""
@@ -237,7 +211,7 @@ class LazyUpscaled:
         out = self._empty(tuple(map(len, region)))
         # Going through an image that the cache cannot hold would only push out of it
         # what is being looked at.
-        fits = self.nbytes <= memory.CACHE.limit_bytes
+        fits = self.nbytes <= cache.CACHE.limit_bytes
         for chunk in self._chunk_grid.meeting(region):
             whole = [slice(0, s.stop - s.start, 1) for s in self.slices_at(chunk.index)]
             keep = fits or list(chunk.inner) != whole
@@ -267,8 +241,8 @@ class LazyUpscaled:
             block.flags.writeable = False
             return block
 
-        wait = not memory.TILES.is_mine
-        return memory.CACHE.get_or_make(self._owner, index, make, wait=wait, keep=keep)
+        wait = not cache.TILES.is_mine
+        return cache.CACHE.get_or_make(self._owner, index, make, wait=wait, keep=keep)
 
     def _empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         out = np.empty(shape, self.dtype)
@@ -320,4 +294,4 @@ class LazyUpscaled:
 
     def _enter_cache(self) -> None:
         self._owner = next(_owners)
-        weakref.finalize(self, memory.CACHE.forget, self._owner)
+        weakref.finalize(self, cache.CACHE.forget, self._owner)

@@ -1,52 +1,65 @@
-"""One tile from its source to its result: read, fill, normalise, run, cast, restore."""
+"""One tile from its source to its result: read, fill, normalize, run, cast, restore."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from napari_swin2sr.errors import Cancelled, InferenceError
-from napari_swin2sr.image import nodata as missing
-from napari_swin2sr.image import resample as bicubic
+from napari_swin2sr.image import nodata, resample
 from napari_swin2sr.image.box import Box
 from napari_swin2sr.image.intensity import ValueRange, cast, missing_pixels
 from napari_swin2sr.image.sources import read_block
 
 if TYPE_CHECKING:
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.image.axes import AxisLayout
     from napari_swin2sr.tiles.plan import Tile
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 BlockFn: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""(N, C, H, W) -> (N, C, uH, uW): normalised tiles, C 1 or 3, H and W on the grid."""
+"""(N, C, H, W) -> (N, C, uH, uW): normalized tiles, C 1 or 3, H and W on the grid."""
 
 FAR_AWAY = 1e30
-"""Normalised values beyond are treated like infinity: float32 sums would overflow."""
+"""Normalized values beyond are treated like infinity: float32 sums would overflow."""
 
 STRIP = 2**15
 """Numbers converted at a time: their float64 copies stay in a core's own cache."""
 
 
-class Gate:
-    """A network that takes no new tile once a run is cancelled.
+@runtime_checkable
+class ConfiguredBlockFn(Protocol):
+    """What a block function may offer: its network's configuration, and a device."""
+
+    config: Swin2SRConfig
+    device: str
+
+
+@runtime_checkable
+class ConcurrentBlockFn(Protocol):
+    """What a block function may offer: how many tiles it works on at a time."""
+
+    tiles_at_once: int
+
+
+class CancellableBlockFn:
+    """A block function that takes no new tile once a run is cancelled.
 
     Tiles of a device wait for each other anyway. Here they wait where the token is
     looked at, so that a cancelled run ends with the tile in the network, not with all
     those that were read ahead of it.
-
-    Parameters
-    ----------
-    block : the network; if it has `tiles_at_once`, so many are let in, else one
-    cancel : anything with `is_set()`
     """
 
-    def __init__(self, block: BlockFn, cancel: Any) -> None:
+    def __init__(self, block: BlockFn, cancel: CancelToken) -> None:
         self._block, self._cancel = block, cancel
-        self._turn = threading.Semaphore(getattr(block, "tiles_at_once", 1))
+        self._turn = threading.Semaphore(
+            block.tiles_at_once if isinstance(block, ConcurrentBlockFn) else 1
+        )
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; raises `Cancelled` instead if it is too late."""
@@ -58,13 +71,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileWorker:
-    """How every tile of an image is computed.
-
-    Attributes
-    ----------
-    source, layout, block, nodata : those of `LazyUpscaled`
-    dtype : of the result
-    """
+    """How every tile of an image is computed: the arguments of `LazyUpscaled`."""
 
     source: Any
     layout: AxisLayout
@@ -82,22 +89,23 @@ class TileWorker:
         its border would show.
         """
         has_alpha = self.layout.samples == 4
-        part = self._read(stack, tile, values, bicubic.REACH if has_alpha else 0)
-        if part.gaps is not None and not part.gaps[part.place(tile.core)].all():
-            # Pixels at the tile's border are filled as they are inside another tile.
-            part = self._read(stack, tile, values, missing.REACH)
-        core = part.place(tile.core)
-        gaps = None if part.gaps is None else part.gaps[core]
-        colours = self._colours(part, tile, values)
+        part = self._read(stack, tile, values, resample.REACH if has_alpha else 0)
+        if part.missing is not None and not part.missing[part.index(tile.core)].all():
+            # Read again, with what missing pixels near the border look at: they must be
+            # filled as they are inside another tile. Few tiles have any.
+            part = self._read(stack, tile, values, nodata.REACH)
+        core = part.index(tile.core)
+        result = self._colors(part, tile, values)
         if has_alpha:
             alpha = part.alpha(tile, self.layout.plane_shape)
-            colours = np.concatenate([colours, cast(alpha[None], self.dtype)])
+            result = np.concatenate([result, cast(alpha[None], self.dtype)])
         original = part.pixels[core]
-        missing.restore(colours, original, gaps, tile.upscale, self.nodata)
+        missing = None if part.missing is None else part.missing[core]
+        nodata.restore(result, original, missing, tile.upscale, self.nodata)
         if not isinstance(original, np.ma.MaskedArray):
-            return colours
+            return result
         mask = _repeat(np.ma.getmaskarray(original), tile.upscale)
-        return np.ma.MaskedArray(colours, mask)
+        return np.ma.MaskedArray(result, mask)
 
     def _read(
         self, stack: tuple[int, ...], tile: Tile, values: ValueRange, margin: int
@@ -107,25 +115,25 @@ class TileWorker:
         assert box is not None
         block = read_block(self.source, self.layout.plane_index(stack, box))
         pixels = self.layout.to_plane(block)
-        gaps = missing_pixels(pixels, self.nodata)
+        missing = missing_pixels(pixels, self.nodata)
         model = _by_rows(values.to_model, np.ma.getdata(pixels[:3]), np.float32)
         far = ~(np.abs(model) <= FAR_AWAY)
         if far.any():
-            gaps = np.zeros(pixels.shape, bool) if gaps is None else gaps
-            gaps[:3] |= far
-        return _Part(box, pixels, model, gaps)
+            missing = np.zeros(pixels.shape, bool) if missing is None else missing
+            missing[:3] |= far
+        return _Part(box, pixels, model, missing)
 
-    def _colours(self, part: _Part, tile: Tile, values: ValueRange) -> NDArray[Any]:
-        """Return the colours or grey values of the core, cast, gaps filled."""
-        core = part.place(tile.core)
-        gaps = None if part.gaps is None else part.gaps[core][:3]
-        if gaps is not None and gaps.all():
+    def _colors(self, part: _Part, tile: Tile, values: ValueRange) -> NDArray[Any]:
+        """Return the core's colors or gray values, cast, missing ones filled."""
+        core = part.index(tile.core)
+        missing = None if part.missing is None else part.missing[core][:3]
+        if missing is not None and missing.all():
             shape = (min(3, self.layout.samples), *tile.write.shape)
             return np.zeros(shape, self.dtype)
         if values.is_constant:
             pixels = np.ma.getdata(part.pixels[core][:3])
-            if gaps is not None:
-                pixels = np.where(gaps, pixels.dtype.type(0), pixels)
+            if missing is not None:
+                pixels = np.where(missing, pixels.dtype.type(0), pixels)
             same = pixels.dtype == self.dtype
             return _repeat(pixels if same else cast(pixels, self.dtype), tile.upscale)
 
@@ -135,12 +143,12 @@ class TileWorker:
         return _by_rows(finish, self._run(part, tile), self.dtype)
 
     def _run(self, part: _Part, tile: Tile) -> NDArray[np.float32]:
-        """Return the network's result for the core, normalised."""
+        """Return the network's result for the core, normalized."""
         model = part.model
-        if part.gaps is not None:
-            missing.fill(model, part.gaps[:3])
+        if part.missing is not None:
+            nodata.fill(model, part.missing[:3])
         padding = ((0, 0), (0, tile.pad.bottom), (0, tile.pad.right))
-        padded = np.pad(model[part.place(tile.read)], padding, mode="symmetric")
+        padded = np.pad(model[part.index(tile.read)], padding, mode="symmetric")
         (result,) = np.asarray(self.block(np.ascontiguousarray(padded)[None]))
         samples, height, width = padded.shape
         expected = (samples, height * tile.upscale, width * tile.upscale)
@@ -161,39 +169,31 @@ class TileWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What was read for a tile.
+    """What was read for a tile."""
 
-    Attributes
-    ----------
-    box : where [input px]
-    pixels : (S, Y, X) as read, masked if the source is
-    model : (1|3, Y, X) normalised, without alpha
-    gaps : (S, Y, X) missing pixels, or None when there are none
-    """
+    box: Box  # where [input px]
+    pixels: NDArray[Any]  # (S, Y, X) as read, masked if the source is
+    model: NDArray[np.float32]  # (1|3, Y, X) normalized, without alpha
+    missing: NDArray[np.bool_] | None  # (S, Y, X), or None when nothing is
 
-    box: Box
-    pixels: NDArray[Any]
-    model: NDArray[np.float32]
-    gaps: NDArray[np.bool_] | None
-
-    def place(self, box: Box) -> tuple[slice, slice, slice]:
+    def index(self, box: Box) -> tuple[slice, slice, slice]:
         """Return the index of a box of the image."""
         return (slice(None), *box.shifted(-self.box.y0, -self.box.x0).slices)
 
     def alpha(self, tile: Tile, plane_shape: tuple[int, int]) -> NDArray[np.float64]:
         """Return the interpolated transparency of the core; edges are repeated."""
-        wanted = tile.core.grown(bicubic.REACH)
+        wanted = tile.core.grown(resample.REACH)
         there = wanted.intersect(Box(0, 0, *plane_shape))
         assert there is not None
         alpha = np.ma.getdata(self.pixels[3:]).astype(np.float64)
-        if self.gaps is not None:
-            missing.fill(alpha, self.gaps[3:])
+        if self.missing is not None:
+            nodata.fill(alpha, self.missing[3:])
         padding = (
             (there.y0 - wanted.y0, wanted.y1 - there.y1),
             (there.x0 - wanted.x0, wanted.x1 - there.x1),
         )
-        around = np.pad(alpha[self.place(there)][0], padding, mode="edge")
-        return bicubic.upscale_plane(around, tile.upscale)
+        around = np.pad(alpha[self.index(there)][0], padding, mode="edge")
+        return resample.upscale_plane(around, tile.upscale)
 
 
 def _by_rows(
