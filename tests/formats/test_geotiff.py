@@ -495,3 +495,88 @@ def test_an_unwritable_cog_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="GDAL cannot write it"):
         upscale_file(source, tmp_path / "out.tif", tile=32, cog=True)
     assert [p.name for p in tmp_path.iterdir()] == ["in.tif"]
+
+
+VRT = """<VRTDataset rasterXSize="20" rasterYSize="20">
+<VRTRasterBand dataType="Byte" band="1"><SimpleSource>
+<SourceFilename relativeToVRT="0">{private}</SourceFilename><SourceBand>1</SourceBand>
+</SimpleSource></VRTRasterBand></VRTDataset>"""
+
+
+@pytest.mark.parametrize("kind", ["VRT", "TIFF", "device"])
+def test_a_band_that_is_no_jpeg_2000(tmp_path, kind):
+    """GDAL would read the private file, and hand its pixels to whoever sent this."""
+    private = scene(
+        tmp_path / "private.tif", NORTH_UP, None, noise((1, 20, 20), "uint8")
+    )
+    folder = tmp_path / "S2A_MSIL1C.SAFE"
+    images = folder / "GRANULE" / "L1C" / "IMG_DATA"
+    band = images / "T33UUP_B02.jp2"
+    jp2(images / "T33UUP_B03.jp2", smooth((1, 120, 120)))
+    if kind == "VRT":
+        band.write_text(VRT.format(private=private))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(band) as dst:
+                assert dst.driver == "VRT"  # what GDAL does when it is let
+    elif kind == "TIFF":
+        band.write_bytes(private.read_bytes())
+    else:
+        band.symlink_to("/dev/zero")
+    with pytest.raises(FileError, match="is no JPEG 2000 file"):
+        open_image(folder)
+
+
+def test_a_damaged_jpeg_2000_is_refused_before_the_run(tmp_path):
+    source = jp2(tmp_path / "in.jp2", noise((1, 150, 130)))
+    data = bytearray(source.read_bytes())
+    at = data.index(b"\xff\x93") + 2  # start of data
+    data[at:] = b"\xff" * (len(data) - at)
+    source.write_bytes(data)
+    with pytest.raises(FileError, match=r"in.jp2: cannot be read: (?!Read failed)"):
+        open_image(source)
+
+
+def test_color_tables_of_jpeg_2000(tmp_path):
+    source = tmp_path / "in.jp2"
+    pixels = noise((1, 60, 50), "uint8") % 4
+    table = {k: (60 * k, 9, 255 - k, 255) for k in range(4)}
+    with rasterio.open(
+        tmp_path / "p.tif", "w", driver="GTiff", width=50, height=60, count=1,
+        dtype="uint8", crs="EPSG:32633", transform=NORTH_UP, photometric="palette",
+    ) as dst:  # fmt: skip
+        dst.write(pixels)
+        dst.write_colormap(1, table)
+    import rasterio.shutil as tools
+
+    tools.copy(
+        tmp_path / "p.tif", source, driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES"
+    )
+    with rasterio.open(source) as a:
+        assert a.colorinterp[0].name == "palette"
+    image = open_image(source)
+    assert image.axes == "SYX"
+    wanted = np.array([table[k][:3] for k in range(4)], np.uint8)[pixels[0]]
+    np.testing.assert_array_equal(np.moveaxis(image.data[...], 0, -1), wanted)
+
+
+@pytest.mark.parametrize("kind", [".msk", ".aux.xml", "inside", "statistics"])
+def test_what_lies_beside_an_image_is_named(tmp_path, kind, caplog):
+    source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", smooth((1, 40, 50)))
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "inside"):
+        if kind in (".msk", "inside"):
+            with rasterio.open(source, "r+") as dst:
+                dst.write_mask(noise((40, 50), "uint8") > 99)
+    if kind == ".aux.xml":
+        (tmp_path / "in.tif.aux.xml").write_text(
+            "<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>"
+        )
+    if kind == "statistics":
+        (tmp_path / "in.tif.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
+    open_image(source)
+    said = {".msk": "in.tif.msk, is not read", ".aux.xml": "says more (SRS)"}
+    said |= {"inside": "its mask of valid pixels is not read"}
+    if kind == "statistics":
+        assert not caplog.text
+    else:
+        assert said[kind] in caplog.text

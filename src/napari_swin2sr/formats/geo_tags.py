@@ -8,6 +8,8 @@ pixel corners.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import re
 from dataclasses import dataclass, replace
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 Transform: TypeAlias = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): x = a*col + b*row + c, y = d*col + e*row + f."""
 
@@ -26,6 +30,7 @@ _SCALE, _TIE_POINTS, _MATRIX = 33550, 33922, 34264
 _KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
 _GDAL_METADATA, _GDAL_NODATA = 42112, 42113
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
+_SIDECAR_WORDS = ("SRS", "GeoTransform", "GCPList", "NoDataValue", "Description")
 _POINT, _USER_DEFINED = 2, 32767
 
 
@@ -189,6 +194,22 @@ def read_world_file(path: Path) -> Transform | None:
             a, d, b, e, c, f = numbers
             return _moved((a, b, c, d, e, f), -0.5)
     return None
+
+
+def warn_sidecars(path: Path) -> None:
+    """Name the files of GDAL beside an image that say what is not read."""
+    mask, extra = (path.with_name(path.name + end) for end in (".msk", ".aux.xml"))
+    if mask.is_file():
+        logger.warning("%s: the mask beside it, %s, is not read", path, mask.name)
+    with contextlib.suppress(OSError):
+        text = extra.read_text(errors="replace")
+        found = [word for word in _SIDECAR_WORDS if f"<{word}" in text]
+        if found:
+            logger.warning(
+                "%s: %s beside it says more (%s), which is not read. Put it into the "
+                "file with gdal_translate first",
+                *(path, extra.name, ", ".join(found)),
+            )
 
 
 def _moved(transform: Transform, pixels: float) -> Transform:

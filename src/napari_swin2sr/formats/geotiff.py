@@ -21,6 +21,7 @@ from napari_swin2sr.formats.color import (
     gray_alpha_to_rgba,
     with_table,
 )
+from napari_swin2sr.formats.detect import JP2_MAGIC, is_url
 from napari_swin2sr.formats.geo_tags import GeoTags, read_geo_tags
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.tiles.chunks import bounds, forward
@@ -90,7 +91,8 @@ class RasterArray:
                 try:
                     out[k] = self._dataset(name).read(number, window=window)
                 except RasterioIOError as error:
-                    raise FileError(f"{name}: cannot be read: {error}") from error
+                    reason = error.__cause__ or error
+                    raise FileError(f"{name}: cannot be read: {reason}") from error
         steps = tuple(slice(None, None, part.step) for part in region)
         finished: NDArray[Any] = out[steps][finish]
         return finished
@@ -99,7 +101,12 @@ class RasterArray:
         opened: dict[str, Any] = self._local.__dict__.setdefault("opened", {})
         if name not in opened:
             rasterio = _rasterio(name)
-            options = {"overview_level": self.level - 1} if self.level else {}
+            if not is_url(name):
+                _check_jp2(Path(name))
+            is_jp2 = name.split("?")[0].lower().endswith(".jp2") or not is_url(name)
+            # Other drivers of GDAL read what the file tells them to, from anywhere.
+            options: dict[str, Any] = {"driver": "JP2OpenJPEG" if is_jp2 else "GTiff"}
+            options |= {"overview_level": self.level - 1} if self.level else {}
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter(
@@ -111,19 +118,29 @@ class RasterArray:
         return opened[name]
 
 
+def _check_jp2(path: Path) -> None:
+    """Refuse what only looks like JPEG 2000: GDAL would follow what is in a VRT."""
+    head = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(16)
+    if not head.startswith(JP2_MAGIC):
+        raise FileError(f"{path}: is no JPEG 2000 file: it begins with {head!r}")
+
+
 def open_raster(location: Location, *, series: int = 0, level: int = 0) -> SpatialImage:
     """Describe a JPEG 2000 file, a SAFE folder (or its MTD_MSIL*.xml) or a GeoTIFF URL.
 
     `series` of a SAFE folder is 0 for the bands of 10 m, 1 for 20 m, 2 for 60 m.
     """
-    if location.is_url:
-        return _open_file(str(location), level)
-    path = location.path
-    if path.is_dir():
-        return _open_safe(path, series, level)
-    if path.name.startswith("MTD_MSIL"):
-        return _open_safe(path.parent, series, level)
-    return _open_file(str(path), level)
+    place = location.place
+    if isinstance(place, Path) and (place.is_dir() or place.name.startswith("MTD")):
+        folder = place if place.is_dir() else place.parent
+        image = _open_safe(folder, series, level)
+    else:
+        image = _open_file(str(location), level)
+    image.data[(slice(0, 1),) * image.data.ndim]  # what cannot be decoded fails now
+    return image
 
 
 def as_cloud_optimized(source: Path, target: Path) -> None:

@@ -14,7 +14,12 @@ import numpy as np
 from napari_swin2sr.errors import FileError, Swin2SRError
 from napari_swin2sr.formats import color
 from napari_swin2sr.formats.color import ConvertedArray, OrientedArray
-from napari_swin2sr.formats.geo_tags import read_geo_tags, read_nodata, read_world_file
+from napari_swin2sr.formats.geo_tags import (
+    read_geo_tags,
+    read_nodata,
+    read_world_file,
+    warn_sidecars,
+)
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
 from napari_swin2sr.formats.units import OME_SIZES, in_named_unit
 from napari_swin2sr.image.record import SpatialImage
@@ -58,6 +63,11 @@ def open_tiff(path: Path, *, series: int = 0, level: int = 0) -> SpatialImage:
     with tifffile_logs() as lines:
         try:
             image = _open(path, series, level)
+            array = image.data
+            while not isinstance(array, TiffArray):
+                array = array.source
+            _check_pieces(array)
+            image.data[(slice(0, 1),) * image.data.ndim]  # can it be decoded?
         except (Swin2SRError, MemoryError):
             raise
         except Exception as error:
@@ -67,11 +77,7 @@ def open_tiff(path: Path, *, series: int = 0, level: int = 0) -> SpatialImage:
             ) from error
         for line in filter(_DAMAGE.search, lines):
             raise FileError(f"{path}: the file is damaged or cut off: {line}")
-        array = image.data
-        while not isinstance(array, TiffArray):
-            array = array.source
-        _check_pieces(array)
-        image.data[(slice(0, 1),) * image.data.ndim]  # what cannot be decoded fails now
+    warn_sidecars(path)
     return image
 
 
@@ -81,6 +87,8 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
     with tifffile.TiffFile(path) as tif:
         for page in _pages(tif.pages):
             _check_page(path, page)
+            if page.is_mask:
+                logger.warning("%s: its mask of valid pixels is not read", path)
         all_series = tif.series
         if not 0 <= number < len(all_series):
             raise FileError(
