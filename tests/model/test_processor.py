@@ -100,7 +100,7 @@ def test_scaled_floats_pass_only_when_said():
         (np.zeros((3, 8, 3), np.uint8), "input_data_format"),
         (np.zeros((8, 8), complex), "complex"),
         (np.array(["a"]), "type"),
-        ([], "no picture"),
+        ([], "no image"),
         (Image.fromarray(np.zeros((8, 8, 4), np.uint8)), "alpha"),
         ([np.zeros((8, 8), np.uint8), np.zeros((8, 9), np.uint8)], None),
         ([np.zeros((8, 8), np.uint8), np.zeros((8, 16), np.uint8)], "different shapes"),

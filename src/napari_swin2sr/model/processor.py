@@ -1,4 +1,4 @@
-"""Pictures in, network input out: channels first, 0 to 1, padded to the window.
+"""Images in, network input out: channels first, 0 to 1, padded to the window.
 
 Like the image processor of the same name in transformers, but for every window size,
 every image size and every integer type, and without torchvision.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ import torch
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.replace import write_bytes
 from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.registry import CONFIG_NAME
+from napari_swin2sr.weights.safety import load_json
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -48,17 +51,27 @@ class BatchFeature(dict[str, Any]):
 
 
 class Swin2SRImageProcessor:
-    """Prepare pictures for the network.
+    """Prepare images for the network.
 
     Parameters
     ----------
-    do_rescale : bring values to 0 to 1
-    rescale_factor : what to multiply values by. Integers wider than 8 bits are
-        divided by the largest number of their type instead
-    do_pad : mirror rows and columns at the bottom and right, as the authors' script
-        does: up to the next multiple of `size_divisor`, one more if it is one already
-    size_divisor : the window of the network [px]
-    pad_size : older name of `size_divisor`
+    do_rescale : bool, optional
+        Bring values to 0 to 1.
+    rescale_factor : float, optional
+        What to multiply values by. Integers wider than 8 bits are divided by the
+        largest number of their type instead.
+    do_pad : bool, optional
+        Mirror rows and columns at the bottom and right, as the authors' script does:
+        up to the next multiple of `size_divisor`, one more if it is one already.
+    size_divisor : int, optional
+        The window of the network [px].
+    pad_size : int, optional
+        Older name of `size_divisor`.
+
+    Raises
+    ------
+    OptionError
+        If `size_divisor` is not a whole number above 0.
     """
 
     model_input_names = ("pixel_values",)
@@ -77,9 +90,12 @@ class Swin2SRImageProcessor:
         divisor = self.size_divisor
         if isinstance(divisor, bool) or not isinstance(divisor, int) or divisor < 1:
             raise OptionError(f"size_divisor={divisor!r} is not a whole number >= 1")
+        factor = rescale_factor
+        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
+            raise OptionError(f"rescale_factor={factor!r} is not a number")
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
-        """Prepare one picture or a list of them: see `preprocess`."""
+        """Prepare one image or a list of them: see `preprocess`."""
         return self.preprocess(images, **options)
 
     def preprocess(
@@ -93,16 +109,19 @@ class Swin2SRImageProcessor:
         size_divisor: int | None = None,
         input_data_format: str | None = None,
     ) -> BatchFeature:
-        """Prepare one picture or a list of them.
+        """Prepare one image or a list of them.
 
         Parameters
         ----------
-        images : PIL images, NumPy arrays or torch tensors, (H, W), (H, W, C) or
-            (C, H, W) with 1 or 3 channels; a batch (N, ...) or a list of them
-        return_tensors : `"pt"` or `"np"` stacks the pictures into one (N, C, H, W),
-            which must have one size; None keeps a list of tensors (C, H, W)
-        do_rescale, rescale_factor, do_pad, size_divisor : instead of the settings
-        input_data_format : `"channels_first"` or `"channels_last"`, if both fit
+        images : PIL image, ndarray, Tensor or list of them
+            (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, or a batch (N, ...).
+        return_tensors : {"pt", "np"}, optional
+            Stack the images into one (N, C, H, W), which must have one size; by
+            default they stay a list of tensors (C, H, W).
+        do_rescale, rescale_factor, do_pad, size_divisor : optional
+            Instead of the settings.
+        input_data_format : {"channels_first", "channels_last"}, optional
+            If both fit.
 
         Returns
         -------
@@ -112,7 +131,7 @@ class Swin2SRImageProcessor:
         Raises
         ------
         InputError
-            If a picture has another number of channels, or floating-point values
+            If an image has another number of channels, or floating-point values
             that seem to be scaled already.
         """
         rescale = self.do_rescale if do_rescale is None else do_rescale
@@ -121,8 +140,8 @@ class Swin2SRImageProcessor:
         divisor = self.size_divisor if size_divisor is None else size_divisor
         prepared = []
         for image in _listed(images):
-            picture = hasattr(image, "convert")  # PIL: rows, columns, channels
-            layout = "channels_last" if picture else input_data_format
+            pillow = hasattr(image, "convert")  # PIL: rows, columns, channels
+            layout = "channels_last" if pillow else input_data_format
             x = _channels_first(_as_array(image), layout)
             x = _rescaled(x, factor) if rescale else x.astype(np.float32)
             prepared.append(_padded(x, divisor) if pad else x)
@@ -139,37 +158,65 @@ class Swin2SRImageProcessor:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | PathLike[str]
+        cls, name_or_path: str | PathLike[str], **options: Any
     ) -> Swin2SRImageProcessor:
         """Read the settings of a model folder; its window decides the padding.
+
+        Parameters
+        ----------
+        name_or_path : str or PathLike
+            A model folder, a file in one, or the name of a model.
+        **options
+            Settings instead of those of the folder; `revision`, `subfolder`,
+            `cache_dir`, `token`, `local_files_only` and `force_download`, for the hub.
+
+        Returns
+        -------
+        Swin2SRImageProcessor
+            With the settings of the model.
 
         Raises
         ------
         WeightsError
             If the folder holds neither `preprocessor_config.json` nor `config.json`.
         """
+        hub = PLAIN.take_from(options)
         folder = Path(name_or_path)
         if not folder.exists():
-            config = Swin2SRConfig.from_pretrained(name_or_path)
-            return cls(size_divisor=config.window_size)
-        if not folder.is_dir():
-            folder = folder.parent
-        settings, found = {}, False
+            config = Swin2SRConfig.from_pretrained(name_or_path, **asdict(hub))
+            return cls.from_dict({"size_divisor": config.window_size}, **options)
+        folder = folder / hub.subfolder if folder.is_dir() else folder.parent
+        settings: dict[str, Any] = {}
         if (folder / PROCESSOR_NAME).exists():
-            settings, found = _read_settings(folder / PROCESSOR_NAME), True
-        if (folder / CONFIG_NAME).exists():
-            window = Swin2SRConfig.from_pretrained(folder).window_size
-            settings, found = (
-                {**settings, "size_divisor": window, "pad_size": None},
-                True,
-            )
-        if not found:
+            settings = _read_settings(folder / PROCESSOR_NAME)
+        elif not (folder / CONFIG_NAME).exists():
             raise WeightsError(
                 folder,
                 f"holds neither {PROCESSOR_NAME} nor {CONFIG_NAME}",
                 "Give the folder of a model, or make a Swin2SRImageProcessor().",
             )
-        return cls(**settings)
+        if (folder / CONFIG_NAME).exists():
+            window = Swin2SRConfig.from_pretrained(folder).window_size
+            settings |= {"size_divisor": window, "pad_size": None}
+        return cls.from_dict(settings, **options)
+
+    @classmethod
+    def from_dict(
+        cls, settings: Mapping[str, Any], **options: Any
+    ) -> Swin2SRImageProcessor:
+        """Make a processor from what `to_dict` gives, or from a file's content."""
+        unknown = set(options) - set(_SETTINGS)
+        if unknown:
+            raise OptionError(f"an image processor has no setting {min(unknown)!r}")
+        found = {name: settings[name] for name in _SETTINGS if name in settings}
+        if isinstance(found.get("pad_size"), Mapping):  # a size, in newer files
+            del found["pad_size"]
+        return cls(**(found | options))
+
+    @classmethod
+    def from_json_file(cls, path: str | PathLike[str]) -> Swin2SRImageProcessor:
+        """Make a processor from a `preprocessor_config.json`."""
+        return cls.from_dict(_read_settings(Path(path)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as `preprocessor_config.json` holds them."""
@@ -181,34 +228,40 @@ class Swin2SRImageProcessor:
             "size_divisor": self.size_divisor,
         }
 
+    def to_json_string(self) -> str:
+        """Return the text of `preprocessor_config.json`."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_json_file(self, path: str | PathLike[str]) -> None:
+        """Write the text of `preprocessor_config.json` to a file."""
+        write_bytes(Path(path), self.to_json_string().encode())
+
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `preprocessor_config.json` into a folder, made if needed."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        file = target / PROCESSOR_NAME
-        write_bytes(file, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        file = Path(folder) / PROCESSOR_NAME
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.to_json_file(file)
         return file
+
+
+_SETTINGS = ("do_rescale", "rescale_factor", "do_pad", "size_divisor", "pad_size")
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise WeightsError(file, f"cannot be read ({error})", "Replace it.") from error
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise WeightsError(file, "is not a mapping of settings", "Replace it.")
-    names = ("do_rescale", "rescale_factor", "do_pad", "size_divisor", "pad_size")
-    settings = {name: content[name] for name in names if name in content}
-    if isinstance(settings.get("pad_size"), Mapping):  # a size, in newer files
-        del settings["pad_size"]
-    return settings
+    return content
 
 
 def _listed(images: Any) -> Sequence[Any]:
-    """Return the pictures of a list or a batch one by one."""
+    """Return the images of a list or a batch one by one."""
     if isinstance(images, (list, tuple)):
         if not images:
-            raise InputError("there is no picture in the list")
+            raise InputError("there is no image in the list")
         return images
     if getattr(images, "ndim", 0) == 4:
         return [images[i] for i in range(len(images))]
@@ -221,14 +274,14 @@ def _as_array(image: Any) -> NDArray[Any]:
         image = image.convert("L" if mode == "1" else "RGB")
     elif mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         raise InputError(
-            f"the picture has an alpha channel ({mode}); convert it to RGB first"
+            f"the image has an alpha channel ({mode}); convert it to RGB first"
         )
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
         image = image.float() if image.dtype == torch.bfloat16 else image
     array = np.asarray(image)
     if array.dtype.kind not in "buif":
-        raise InputError(f"pictures of type {array.dtype} cannot be enlarged")
+        raise InputError(f"images of type {array.dtype} cannot be enlarged")
     return array
 
 
@@ -237,7 +290,7 @@ def _channels_first(x: NDArray[Any], data_format: str | None) -> NDArray[Any]:
     if x.ndim == 2:
         x = x[None]
     elif x.ndim != 3:
-        raise InputError(f"a picture has 2 or 3 axes, not shape {x.shape}")
+        raise InputError(f"an image has 2 or 3 axes, not shape {x.shape}")
     elif data_format == "channels_last" or (
         data_format is None and x.shape[-1] in (1, 3) and x.shape[0] not in (1, 3)
     ):
@@ -280,7 +333,7 @@ def _stacked(images: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     shapes = {x.shape for x in images}
     if len(shapes) > 1:
         raise InputError(
-            f"pictures of different shapes {sorted(shapes)} make no batch; "
+            f"images of different shapes {sorted(shapes)} make no batch; "
             "leave out return_tensors, or give them one by one"
         )
     return np.stack(images)

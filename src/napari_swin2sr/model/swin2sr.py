@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.export
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from napari_swin2sr.errors import InputError, WeightsError
+from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.model.heads import HEADS, PixelShuffleAux, conv3x3
 from napari_swin2sr.model.windows import (
     from_windows,
@@ -31,14 +34,14 @@ from napari_swin2sr.model.windows import (
 )
 from napari_swin2sr.weights.catalog import resolve_model
 from napari_swin2sr.weights.checkpoint import SUSPICIOUS, read_weights, write_weights
+from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.state_dict import offset_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from os import PathLike
     from pathlib import Path
-
-    from napari_swin2sr.weights.config import Swin2SRConfig
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean color of the training images, subtracted from RGB input."""
@@ -217,6 +220,7 @@ class Encoder(nn.Module):
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
         self.window, self.shift = config.attention_window, config.shift_size
+        self.checkpointing = False  # compute a stage twice instead of keeping it
         self.stages = nn.ModuleList(
             Stage(config, depth, heads)
             for depth, heads in zip(config.depths, config.num_heads, strict=True)
@@ -233,7 +237,11 @@ class Encoder(nn.Module):
             mask = shift_mask(height, width, self.window, self.shift, like=x)
         hidden = [x]
         for stage in self.stages:
-            hidden.append(stage(hidden[-1], mask, record))
+            if self.checkpointing and self.training and record is None:
+                x = checkpoint(stage, hidden[-1], mask, use_reentrant=False)
+            else:
+                x = stage(hidden[-1], mask, record)
+            hidden.append(x)
         return hidden
 
 
@@ -312,7 +320,24 @@ class SuperResolutionOutput(Output):
     auxiliary: Tensor | None = None
 
 
+for _output in (FeatureOutput, SuperResolutionOutput):  # for torch.export
+    torch.export.register_dataclass(
+        _output, serialized_type_name=f"{__name__}.{_output.__name__}"
+    )
+
+
 # -- the network ---------------------------------------------------------------------
+
+
+_FIXED = {
+    "attn_implementation": (None, "eager"),
+    "ignore_mismatched_sizes": (None, False),
+    "low_cpu_mem_usage": (None, False, True),
+    "trust_remote_code": (None, False),
+    "use_safetensors": (None, False),
+    "weights_only": (None, True),
+}
+"""Other options of `from_pretrained` in transformers, with the values we can honor."""
 
 
 class PretrainedModule(nn.Module):
@@ -329,6 +354,60 @@ class PretrainedModule(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def body(self) -> Swin2SRModel:
+        """The transformer without its reconstruction head."""
+        found = (
+            self.swin2sr if isinstance(self, Swin2SRForImageSuperResolution) else self
+        )
+        assert isinstance(found, Swin2SRModel)
+        return found
+
+    def num_parameters(
+        self, only_trainable: bool = False, exclude_embeddings: bool = False
+    ) -> int:
+        """Return the number of parameters; there are no embeddings to exclude."""
+        return sum(
+            p.numel()
+            for p in self.parameters()
+            if p.requires_grad or not only_trainable
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the module that makes patch embeddings of the first features."""
+        return self.body.embeddings["patch_embeddings"]
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether training computes each stage twice instead of keeping it."""
+        return self.body.encoder.checkpointing
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save memory in training: compute each stage again for its gradient.
+
+        Parameters
+        ----------
+        gradient_checkpointing_kwargs : Mapping, optional
+            Only `{"use_reentrant": False}`, which is always so.
+
+        Raises
+        ------
+        OptionError
+            If it is something else.
+        """
+        if gradient_checkpointing_kwargs not in (None, {}, {"use_reentrant": False}):
+            raise OptionError(
+                f"gradient_checkpointing_kwargs={gradient_checkpointing_kwargs!r} is "
+                "not None or {'use_reentrant': False}"
+            )
+        self.body.encoder.checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep in training what the gradient needs, which is faster."""
+        self.body.encoder.checkpointing = False
 
     def check_input(self, pixel_values: Tensor) -> None:
         """Refuse what is not (N, channels, H, W) with sides of one pixel or more."""
@@ -361,7 +440,7 @@ class Swin2SRModel(PretrainedModule):
 
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config.sealed()
         rgb = config.num_channels == config.num_channels_out == 3
         mean = torch.tensor(RGB_MEAN if rgb else (0.0,)).view(1, -1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
@@ -445,11 +524,15 @@ class Swin2SRModel(PretrainedModule):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | PathLike[str], *, config: Swin2SRConfig | None = None
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: Swin2SRConfig | None = None,
+        **options: Any,
     ) -> Swin2SRModel:
         """Read a model and leave its head aside; see the class with the head."""
         whole = Swin2SRForImageSuperResolution
-        return whole.from_pretrained(name_or_path, config=config).swin2sr
+        return whole.from_pretrained(name_or_path, config=config, **options).swin2sr
 
 
 class Swin2SRForImageSuperResolution(PretrainedModule):
@@ -463,7 +546,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
 
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config.sealed()
         self.swin2sr = Swin2SRModel(config)
         self.head_name = "upsample" if config.upsampler else "final_convolution"
         self.add_module(self.head_name, HEADS[config.upsampler](config))
@@ -531,7 +614,9 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             output.loss = F.l1_loss(output.reconstruction, labels)
         return output.to_tuple() if return_dict is False else output
 
-    def upscale_tile(self, x: Tensor) -> Tensor:
+    def upscale_tile(
+        self, x: Tensor, run_body: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Enlarge tiles, and nothing else: the entry for inference.
 
         Parameters
@@ -539,6 +624,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         x : Tensor
             (N, channels, H, W) float32, about 0 to 1. One channel for an RGB network
             means gray: it enters all channels, and their results are averaged.
+        run_body : callable, optional
+            A faster way from normalized pixels to the head's input (N, C, H, W).
 
         Returns
         -------
@@ -552,13 +639,20 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             x = x.expand(-1, self.config.num_channels, -1, -1)
         self.check_input(x)
         pixels = body.normalise(pad_to_window(x, self.config.window_size))
-        features, _ = body.features(pixels)
+        features = run_body(pixels) if run_body else body.features(pixels)[0]
         result = body.denormalise(self.head(features, pixels, gray))
         return result[..., : upscale * height, : upscale * width]
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | PathLike[str], *, config: Swin2SRConfig | None = None
+        cls,
+        name_or_path: str | PathLike[str],
+        *,
+        config: Swin2SRConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Swin2SRForImageSuperResolution:
         """Read a model, ready for inference.
 
@@ -568,23 +662,73 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             A model folder, a weights file, or a name (downloaded if needed).
         config : Swin2SRConfig, optional
             Hyper-parameters, if the file does not come with them.
+        dtype, torch_dtype : torch.dtype or str, optional
+            Type of the weights, such as `"float16"`; by default, and for `"auto"`,
+            float32.
+        device_map : str, int or torch.device, optional
+            One device for the whole network; `"auto"` takes a GPU if there is one.
+        **options
+            `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only` and
+            `force_download`, for the hub; fields of the configuration, which must
+            fit the weights.
 
         Returns
         -------
         Swin2SRForImageSuperResolution
-            On the CPU, in evaluation mode.
+            In evaluation mode, on the CPU unless `device_map` says otherwise.
 
         Raises
         ------
         WeightsError
             If the model cannot be found, downloaded, read or trusted.
+        OptionError
+            If an option is unknown, or cannot be honored.
         """
-        found = resolve_model(str(name_or_path))
-        return load_network(found.path, config or found.config, sha256=found.sha256)
+        hub = PLAIN.take_from(options)
+        fields = {f.name for f in dataclasses.fields(Swin2SRConfig)} - {"extra"}
+        for name, value in list(options.items()):
+            if name in _FIXED:
+                if value not in _FIXED[name]:
+                    raise OptionError(f"{name}={value!r} is not possible here")
+                del options[name]
+            elif name not in fields:
+                raise OptionError(f"from_pretrained has no option {name!r}")
+        kind, device = _dtype(dtype if torch_dtype is None else torch_dtype), None
+        if device_map is not None:
+            device = _device(device_map)
+        found = resolve_model(str(name_or_path), hub=hub)
+        config = config or found.config
+        if options:
+            config = dataclasses.replace(config or Swin2SRConfig(), **options)
+        net = load_network(found.path, config, sha256=found.sha256)
+        return net.to(device=device, dtype=kind)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` and `model.safetensors` into a folder; return it."""
         return save_network(self, folder)
+
+
+def _dtype(given: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    if given in (None, "auto"):
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise OptionError(f"dtype={given!r} is not 'float32', 'float16' or the like")
+    return found
+
+
+def _device(given: str | int | torch.device | Mapping[str, Any]) -> torch.device:
+    where = given
+    if isinstance(where, Mapping) and list(where) == [""]:  # the whole network
+        where = where[""]
+    if where in ("auto", "balanced", "balanced_low_0", "sequential"):
+        where = torch.accelerator.current_accelerator() or "cpu"
+    try:
+        return torch.device(where)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):
+        raise OptionError(
+            f"device_map={given!r} is no single device; give 'cpu', 'cuda' or 'auto'"
+        ) from None
 
 
 def load_network(

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_swin2sr.weights.config import Swin2SRConfig, stated_config
-from napari_swin2sr.weights.download import file_sha256
+from napari_swin2sr.weights.download import PLAIN, HubOptions, file_sha256
 from napari_swin2sr.weights.registry import (
+    check_named,
     fetch_repository,
     published_models,
     split_hub_name,
@@ -128,7 +129,10 @@ def list_models() -> list[ModelInfo]:
 
 
 def resolve_model(
-    name_or_path: str | PathLike[str], *, progress: Progress | None = None
+    name_or_path: str | PathLike[str],
+    *,
+    progress: Progress | None = None,
+    hub: HubOptions = PLAIN,
 ) -> ResolvedModel:
     """Find a model, and download it if it is not on this machine.
 
@@ -140,6 +144,8 @@ def resolve_model(
     progress : callable, optional
         Called with the bytes that are here and those in total (or None), during a
         download; without it, a bar is shown if standard error is a terminal.
+    hub : HubOptions, optional
+        Revision, cache and the like, for repositories of the hub.
 
     Returns
     -------
@@ -154,7 +160,8 @@ def resolve_model(
     name = str(name_or_path)
     known = published_models().get(name)
     if known is not None:
-        path = known.fetch(progress)
+        check_named(name, known, hub)
+        path = known.fetch(progress, hub)
         sha256 = known.sha256 or file_sha256(path)
         config = Swin2SRConfig.from_dict(known.values)
         return ResolvedModel(name, path, config, sha256)
@@ -165,10 +172,10 @@ def resolve_model(
         exists = True  # a loop of links, say: opening it will tell
     if exists or path.is_symlink():
         path = Path(os.path.abspath(path))  # noqa: PTH100  (without "..", links kept)
-        return _resolve_path(path, str(path))
+        return _resolve_path(path / hub.subfolder, str(path))
     repository = split_hub_name(name)
     if repository is not None:
-        return _resolve_path(fetch_repository(*repository, progress), name)
+        return _resolve_path(fetch_repository(repository, progress, hub), name)
     raise unknown_model(name)
 
 

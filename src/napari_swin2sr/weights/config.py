@@ -7,6 +7,7 @@ any weight is read.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.options import DEFAULT_HALO
 from napari_swin2sr.replace import write_bytes
+from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_config, read_json
 from napari_swin2sr.weights.safety import WEIGHTS_NAMES, load_json, printable
 
@@ -49,19 +51,26 @@ _MAX_LAYERS = 1000
 _LIMIT = 65536
 """No hyper-parameter of a real network is larger; a damaged file may say anything."""
 
+_ALIASES = {"hidden_size": "embed_dim", "num_attention_heads": "num_heads"}
+"""Other names of fields in transformers."""
+
 _WRITTEN = {
     "architectures": ["Swin2SRForImageSuperResolution"],
     "model_type": "swin2sr",
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, unsafe_hash=True)
 class Swin2SRConfig:
     """Hyper-parameters of a Swin2SR network; validated when it is made.
 
     The fields and defaults are those of the configuration of the same name in
     transformers. `hidden_dropout_prob`, `attention_probs_dropout_prob` and
     `drop_path_rate` are kept for the round trip only: this network has no dropout.
+
+    Other keywords and attributes, such as `num_labels`, are kept in `extra` and written
+    back. A field may be assigned until a network is made: networks keep a copy, whose
+    fields no longer change.
 
     Parameters
     ----------
@@ -131,7 +140,24 @@ class Swin2SRConfig:
     upsampler: str = "pixelshuffle"
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def __post_init__(self) -> None:
+    if not TYPE_CHECKING:  # type checkers see the fields, and find misspelled ones
+
+        def __init__(self, **values: Any) -> None:
+            """Take fields, their other names in transformers, and anything else."""
+            extra = dict(values.pop("extra", {}))
+            for name, field_name in _ALIASES.items():
+                if name in values:
+                    values.setdefault(field_name, values.pop(name))
+            for f in dataclasses.fields(type(self)):
+                default = extra if f.name == "extra" else f.default
+                object.__setattr__(self, f.name, values.pop(f.name, default))
+            for name in ("num_layers", "num_hidden_layers"):  # the number of stages
+                values.pop(name, None)
+            _check_names(values)
+            extra |= values
+            self._check()
+
+    def _check(self) -> None:
         """Bring values to one form and refuse what no network could have."""
         given: dict[str, Any] = dict(vars(self))  # as in a file, whatever the types
         if given["num_channels_out"] is None:
@@ -148,6 +174,37 @@ class Swin2SRConfig:
         _check_stages(self)
         _check_head(self)
         _check_unsupported(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Change a field, checked together with the others, or add to `extra`."""
+        name = _ALIASES.get(name, name)
+        if name not in {f.name for f in _fields(self)}:
+            if hasattr(type(self), name):
+                raise OptionError(f"{name} follows from other fields; set those")
+            self.extra = {**self.extra, name: value}
+            return
+        if name != "extra" and self.__dict__.get("_sealed"):
+            raise OptionError(
+                f"{name}={_shown(value)}: a network has been made from this "
+                "configuration; make a new one, with dataclasses.replace"
+            )
+        changed = dataclasses.replace(self, **{name: value})
+        vars(self).update({f.name: getattr(changed, f.name) for f in _fields(self)})
+
+    def __getattr__(self, name: str) -> Any:
+        """Give what else the configuration says."""
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(f"a Swin2SRConfig has no attribute {name!r}")
+
+    def sealed(self) -> Swin2SRConfig:
+        """Return a copy whose fields cannot change, for a network made from it."""
+        if self.__dict__.get("_sealed"):
+            return self
+        copy = dataclasses.replace(self)
+        copy.__dict__["_sealed"] = True
+        return copy
 
     # -- facts that follow from the fields -------------------------------------------
 
@@ -181,6 +238,11 @@ class Swin2SRConfig:
         return self.embed_dim
 
     @property
+    def num_attention_heads(self) -> tuple[int, ...]:
+        """`num_heads`, under another of its names in transformers."""
+        return self.num_heads
+
+    @property
     def exact_halo(self) -> int:
         """Context after which no pixel farther away can matter [input px per side].
 
@@ -206,6 +268,12 @@ class Swin2SRConfig:
         ------
         OptionError
             If it is a number that is negative or no multiple of the window.
+
+        Examples
+        --------
+        >>> config = Swin2SRConfig(embed_dim=60, depths=[6] * 4, num_heads=[6] * 4)
+        >>> config.halo(), config.halo("exact")
+        (48, 104)
         """
         if halo is None:
             return min(_round_up(DEFAULT_HALO, self.window_size), self.exact_halo)
@@ -239,11 +307,8 @@ class Swin2SRConfig:
         kind = values.get("model_type", "swin2sr")
         if kind != "swin2sr":
             raise OptionError(f"model_type={_shown(kind)} is not 'swin2sr'")
-        names = {f.name for f in dataclasses.fields(cls)} - {"extra"}
-        derived = {"num_layers", *_WRITTEN}
-        known = {k: v for k, v in values.items() if k in names}
-        extra = {k: v for k, v in values.items() if k not in names and k not in derived}
-        return cls(**known, extra=extra)
+        _check_names(values)
+        return cls(**{k: v for k, v in values.items() if k not in _WRITTEN})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds; transformers reads it too."""
@@ -254,7 +319,9 @@ class Swin2SRConfig:
         return dict(sorted(merged.items()))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | PathLike[str]) -> Swin2SRConfig:
+    def from_pretrained(
+        cls, name_or_path: str | PathLike[str], **options: Any
+    ) -> Swin2SRConfig:
         """Read the configuration of a model folder, a `config.json`, or a named model.
 
         Parameters
@@ -262,6 +329,9 @@ class Swin2SRConfig:
         name_or_path : str or PathLike
             A model folder, a file in one, or a name (of a named model, only the
             configuration is downloaded).
+        **options
+            `revision`, `subfolder`, `cache_dir`, `token`, `local_files_only` and
+            `force_download`, for the hub; all others replace values of the file.
 
         Returns
         -------
@@ -273,22 +343,41 @@ class Swin2SRConfig:
         WeightsError
             If there is none, or it does not describe a Swin2SR network.
         """
+        hub = PLAIN.take_from(options)
         path = Path(name_or_path)
         if not path.exists():
-            return _parse(fetch_config(str(name_or_path)), str(name_or_path))
-        if path.is_dir():
-            path = path / CONFIG_NAME
-        elif path.suffix != ".json":
-            path = path.parent / CONFIG_NAME
-        return _parse(read_json(path), path)
+            name = str(name_or_path)
+            config = _parse(fetch_config(name, hub), name)
+        else:
+            if path.is_dir():
+                path = path / hub.subfolder / CONFIG_NAME
+            elif path.suffix != ".json":
+                path = path.parent / CONFIG_NAME
+            config = _parse(read_json(path), path)
+        return cls.from_dict(config.to_dict() | options) if options else config
+
+    def to_json_string(self) -> str:
+        """Return the text of `config.json`."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def to_json_file(self, path: str | PathLike[str]) -> None:
+        """Write the text of `config.json` to a file."""
+        write_bytes(Path(path), self.to_json_string().encode())
 
     def save_pretrained(self, folder: str | PathLike[str]) -> Path:
         """Write `config.json` into a folder, made if needed; return the file."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         file = target / CONFIG_NAME
-        write_bytes(file, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        self.to_json_file(file)
         return file
+
+
+_NAMES = {f.name for f in dataclasses.fields(Swin2SRConfig)} | {
+    *_ALIASES,
+    "num_layers",
+    "num_hidden_layers",
+}
 
 
 # -- with weights --------------------------------------------------------------------
@@ -341,6 +430,20 @@ def _parse(values: Mapping[str, Any], source: str | PathLike[str]) -> Swin2SRCon
 _COUNTS = ("num_channels", "num_channels_out", "embed_dim", "window_size", "upscale")
 _POSITIVE = ("mlp_ratio", "img_range", "layer_norm_eps", "initializer_range")
 _SHARES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+
+
+def _fields(config: Swin2SRConfig) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(config)
+
+
+def _check_names(values: Mapping[str, Any]) -> None:
+    """Refuse names that are no words, or a field's name misspelled."""
+    for name in values:
+        if not isinstance(name, str):
+            raise OptionError(f"{_shown(name)} is not the name of a hyper-parameter")
+        near = difflib.get_close_matches(name[:40], _NAMES, n=1, cutoff=0.9)
+        if near and name not in _NAMES:
+            raise OptionError(f"{name} is no hyper-parameter; did you mean {near[0]}?")
 
 
 def _check_numbers(config: Swin2SRConfig) -> None:

@@ -7,6 +7,7 @@ it is complete and a weights file; that it exists says nothing. No torch here.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import http.client
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -43,6 +45,26 @@ _LOCK_TIMEOUT = 3600.0
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How a repository of the hub is asked: keywords of `from_pretrained`."""
+
+    revision: str | None = None
+    subfolder: str = ""
+    cache_dir: str | Path | None = None
+    token: str | bool | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+    def take_from(self, options: dict[str, Any]) -> HubOptions:
+        """Return these with those that are among other options, and remove them."""
+        names = {f.name for f in dataclasses.fields(self)} & set(options)
+        return dataclasses.replace(self, **{name: options.pop(name) for name in names})
+
+
+PLAIN = HubOptions()
+
+
 def is_offline() -> bool:
     """Tell whether the environment forbids downloads, as huggingface_hub reads it."""
     values = (os.environ.get(n) for n in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
@@ -64,11 +86,15 @@ def hub_url(repo: str, filename: str, revision: str) -> str:
     return f"{endpoint}/{repo}/resolve/{revision}/{filename}"
 
 
-def find_in_hub_cache(repo: str, filename: str, revision: str) -> Path | None:
+def find_in_hub_cache(
+    repo: str, filename: str, revision: str, hub: HubOptions = PLAIN
+) -> Path | None:
     """Return the file if it was downloaded before, without looking into it."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, filename, revision=revision)
+    found = try_to_load_from_cache(
+        repo, filename, cache_dir=hub.cache_dir, revision=revision
+    )
     return Path(found) if isinstance(found, str) else None
 
 
@@ -79,6 +105,7 @@ def fetch_hub(
     *,
     sha256: str | None = None,
     progress: Progress | None = None,
+    hub: HubOptions = PLAIN,
 ) -> Path:
     """Return a file of the hub, downloaded if it is not here yet.
 
@@ -93,6 +120,8 @@ def fetch_hub(
         downloaded once more.
     progress : callable, optional
         Called as the bytes arrive.
+    hub : HubOptions, optional
+        How the hub is asked; its revision and subfolder are the caller's business.
 
     Raises
     ------
@@ -103,13 +132,14 @@ def fetch_hub(
     """
     for _ in range(2):
         if sha256 is None:
-            return _from_hub(repo, filename, revision, progress)
-        path = find_in_hub_cache(repo, filename, revision)  # asks nobody
-        path = path or _from_hub(repo, filename, revision, progress)
+            return _from_hub(repo, filename, revision, progress, hub)
+        path = find_in_hub_cache(repo, filename, revision, hub)  # asks nobody
+        if path is None or hub.force_download:
+            path = _from_hub(repo, filename, revision, progress, hub)
         found = file_sha256(path)
         if found == sha256:
             return path
-        if is_offline():
+        if is_offline() or hub.local_files_only:
             break
         content = path.resolve()
         if not _is_in_cache(content, path):
@@ -146,7 +176,11 @@ class MissingFromHub(WeightsError):  # noqa: N818  (an error of its base)
 
 
 def _from_hub(
-    repo: str, filename: str, revision: str, progress: Progress | None
+    repo: str,
+    filename: str,
+    revision: str,
+    progress: Progress | None,
+    hub: HubOptions,
 ) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -157,7 +191,10 @@ def _from_hub(
             filename,
             revision=revision,
             endpoint=os.environ.get("HF_ENDPOINT"),
-            local_files_only=is_offline(),
+            cache_dir=hub.cache_dir,
+            token=hub.token,
+            local_files_only=hub.local_files_only or is_offline(),
+            force_download=hub.force_download,
             library_name="napari-swin2sr",
             tqdm_class=_bar(progress),
         )
@@ -166,11 +203,14 @@ def _from_hub(
         return Path(path)
     except Exception as error:  # httpx has a dozen, and they change
         if any(getattr(e, "errno", None) == errno.EFBIG for e in _causes(error)):
-            _remove_unfinished(repo)
+            _remove_unfinished(repo, hub)
         missing = isinstance(error, RemoteEntryNotFoundError)
         kind = MissingFromHub if missing else WeightsError
         advice = _by_other_means(hub_url(repo, filename, revision))
-        raise kind(f"{repo}/{filename}", _why(error), advice) from None
+        reason = _why(error)
+        if hub.local_files_only and not is_offline():
+            reason = "it is not on this machine, and local_files_only forbids downloads"
+        raise kind(f"{repo}/{filename}", reason, advice) from None
 
 
 def _bar(progress: Progress | None) -> type:
@@ -215,11 +255,12 @@ def _bar(progress: Progress | None) -> type:
     return Bar
 
 
-def _remove_unfinished(repo: str) -> None:
+def _remove_unfinished(repo: str, hub: HubOptions) -> None:
     """Delete what arrived of a file that is too large, instead of resuming it."""
     from huggingface_hub import constants
 
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    cache = Path(hub.cache_dir or constants.HF_HUB_CACHE)
+    folder = cache / f"models--{repo.replace('/', '--')}"
     for part in folder.glob("blobs/*.incomplete"):
         remove_file(part)
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_swin2sr.errors import WeightsError
+from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.weights.download import (
+    PLAIN,
+    HubOptions,
     MissingFromHub,
     fetch_hub,
     fetch_url,
@@ -70,12 +72,12 @@ class Published:
             return find_in_hub_cache(self.source, self.filename, self.revision)
         return path if path.exists() else None
 
-    def fetch(self, progress: Progress | None) -> Path:
+    def fetch(self, progress: Progress | None, hub: HubOptions = PLAIN) -> Path:
         """Return the file, downloaded if needed, and compared with its known hash."""
         path, sha256 = self.own_path, self.sha256
         if path is None:
             place = (self.source, self.filename, self.revision)
-            return fetch_hub(*place, sha256=sha256, progress=progress)
+            return fetch_hub(*place, sha256=sha256, progress=progress, hub=hub)
         if self.source == "embedded":
             return read_weights_file(path, sha256=sha256).path
         return fetch_url(self.source, path, sha256=sha256, progress=progress)
@@ -186,7 +188,7 @@ def _embedded(folder: str, purpose: str, sha256: str) -> Published:
     )
 
 
-def fetch_config(name: str) -> Mapping[str, Any]:
+def fetch_config(name: str, hub: HubOptions = PLAIN) -> Mapping[str, Any]:
     """Return what the `config.json` of a named model or a repository holds.
 
     No weights are fetched.
@@ -197,7 +199,7 @@ def fetch_config(name: str) -> Mapping[str, Any]:
     repository = split_hub_name(name)
     if repository is None:
         raise unknown_model(name)
-    return read_json(fetch_hub(repository[0], CONFIG_NAME, repository[1]))
+    return read_json(_fetch_part(repository, CONFIG_NAME, None, hub))
 
 
 def split_hub_name(name: str) -> tuple[str, str] | None:
@@ -215,13 +217,39 @@ def cache_folder() -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "napari-swin2sr" / "weights" / "v0.0.1"
 
 
-def fetch_repository(repo: str, revision: str, progress: Progress | None) -> Path:
+def fetch_repository(
+    repository: tuple[str, str], progress: Progress | None, hub: HubOptions = PLAIN
+) -> Path:
     """Download configuration and weights of a repository; return the weights."""
     try:
-        fetch_hub(repo, CONFIG_NAME, revision, progress=progress)
-        return fetch_hub(repo, WEIGHTS_NAMES[0], revision, progress=progress)
+        _fetch_part(repository, CONFIG_NAME, progress, hub)
+        return _fetch_part(repository, WEIGHTS_NAMES[0], progress, hub)
     except MissingFromHub:
-        return fetch_hub(repo, WEIGHTS_NAMES[1], revision, progress=progress)
+        return _fetch_part(repository, WEIGHTS_NAMES[1], progress, hub)
+
+
+def _fetch_part(
+    repository: tuple[str, str],
+    filename: str,
+    progress: Progress | None,
+    hub: HubOptions,
+) -> Path:
+    repo, revision = repository
+    if hub.revision is not None and revision not in ("main", hub.revision):
+        raise OptionError(f"revision={hub.revision!r}, but the name says @{revision}")
+    place = f"{hub.subfolder}/{filename}" if hub.subfolder else filename
+    return fetch_hub(repo, place, hub.revision or revision, progress=progress, hub=hub)
+
+
+def check_named(name: str, known: Published, hub: HubOptions) -> None:
+    """Refuse options for a named model that would change nothing."""
+    if hub.revision not in (None, known.revision) or hub.subfolder:
+        raise OptionError(
+            f"{name} is pinned to {known.revision or 'this package'}: it has no other "
+            f"revision ({hub.revision!r}) or subfolder ({hub.subfolder!r})"
+        )
+    if known.own_path is not None and (hub.cache_dir or hub.force_download):
+        raise OptionError(f"{name} is not on the hub: no cache_dir or force_download")
 
 
 def unknown_model(name: str) -> WeightsError:
