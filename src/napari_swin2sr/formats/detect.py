@@ -79,12 +79,19 @@ class Location:
 
 
 def is_url(source: str | os.PathLike[str]) -> bool:
-    """Tell whether `source` is something like s3://... or https://..."""
-    return isinstance(source, str) and bool(re.match(r"[a-z][a-z0-9+.-]+:/", source))
+    """Tell whether `source` is something like s3://..., https://...; not file://..."""
+    return isinstance(source, str) and bool(
+        re.match(r"(?!file:)[a-z][a-z0-9+.-]+:/", source)
+    )
 
 
 def local_path(source: str | os.PathLike[str]) -> Path:
-    """Return a path with ~ replaced."""
+    """Return a path with ~ replaced, or that of a file URL."""
+    if isinstance(source, str) and source.startswith("file:/"):
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(urlsplit(source).path))
     return Path(source).expanduser()
 
 
