@@ -306,6 +306,16 @@ def test_drafts_of_other_targets_are_kept(tmp_path):
     assert not folder.exists()
 
 
+def test_a_draft_that_was_killed_while_it_was_made_from_a_draft(tmp_path):
+    draft = replace.draft_of(tmp_path / "x.zarr")
+    inner = replace.draft_of(draft)
+    zarr.create_group(inner).create_array("0", shape=(4, 4), dtype="u1")
+    other = replace.draft_of(replace.draft_of(tmp_path / "y.zarr"))
+    zarr.create_group(other)
+    remove_drafts(tmp_path / "x.zarr")
+    assert [p.name for p in tmp_path.iterdir()] == [other.name]
+
+
 def test_strays_are_told_by_their_whole_name(tmp_path):
     (tmp_path / f"0.{RANDOM}.partial").write_text("x")
     (tmp_path / "draft.partial").write_text("mine")

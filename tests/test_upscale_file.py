@@ -595,3 +595,54 @@ def test_a_name_that_is_too_long_says_so(tmp_path):
     source = tiff(tmp_path / "in.tif", noise((40, 40)), "YX")
     with pytest.raises((OutputError, OSError), match="long"):
         upscale_file(source, tmp_path / ("n" * 300 + ".ome.zarr"))
+
+
+@pytest.mark.parametrize("name", ["ä b.tif", "o.ome.zarr"])
+def test_file_urls_are_paths(tmp_path, name):
+    source = tiff(tmp_path / "in.tif", noise((40, 40)), "YX")
+    target = tmp_path / name
+    out = upscale_file(source.as_uri(), target.as_uri(), tile=16, value_range=RANGE)
+    assert out == target
+    image = open_image(target.as_uri())
+    close(np.asarray(image.data[...]), expected(noise((40, 40))))
+    assert upscale_file(source, target, tile=16, value_range=RANGE) == target
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["in.tif", name])
+
+
+@pytest.mark.parametrize("suffix", [".ome.zarr", ".tif"])
+def test_a_name_too_long_for_temporary_files(tmp_path, monkeypatch, in_store, suffix):
+    """Names of 240 bytes exist, but nothing can be written beside them."""
+    source = tiff(tmp_path / "in.tif", noise((40, 40)), "YX")
+    calls = []
+    monkeypatch.setattr(stand_in.StandIn, "__call__", lambda *a: calls.append(a))
+    target = tmp_path / ("ä" * ((240 - len(suffix)) // 2) + suffix)
+    with pytest.raises(OutputError, match=r"\d+ bytes too long.*a shorter one"):
+        upscale_file(source, target, tile=16)
+    assert not calls
+    monkeypatch.undo()
+    monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
+    monkeypatch.setattr(work, "SMALL_RESULT_BYTES", 0)
+    longest = tmp_path / ("n" * (255 - 58 - len(suffix)) + suffix)
+    upscale_file(source, longest, tile=16)
+    upscale_file(source, longest, tile=32, overwrite=True)
+    assert open_image(longest).shape == (80, 80)
+
+
+@pytest.mark.parametrize("suffix", [".ome.tif", ".ome.zarr"])
+def test_metadata_that_cannot_be_written_are_said_before_the_first_tile(
+    tmp_path, monkeypatch, suffix
+):
+    from napari_swin2sr.formats import tiff_write
+
+    def fail(*args, **kwargs):
+        raise ValueError("must be 7-bit ASCII")
+
+    source = tiff(tmp_path / "in.tif", noise((40, 40)), "YX")
+    monkeypatch.setattr(tiff_write, "_ome", fail)
+    monkeypatch.setattr(work, "ome_attributes", fail)
+    calls = []
+    monkeypatch.setattr(stand_in.StandIn, "__call__", lambda *a: calls.append(a))
+    with pytest.raises(OutputError, match=r"says about its pixels.*7-bit ASCII"):
+        upscale_file(source, tmp_path / f"out{suffix}", tile=16)
+    assert not calls
+    assert [p.name for p in tmp_path.iterdir()] == ["in.tif"]

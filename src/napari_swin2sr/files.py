@@ -276,7 +276,7 @@ def _execute(
         part=part,
     )
     with _exclusive(job.target, part):
-        state = job.check_target(options.overwrite)
+        state = job.check_target(overwrite=options.overwrite, resume=options.resume)
         if not job.target.is_url:
             finish_replacement(job.target.path)
         if state is TargetState.FINISHED and not options.overwrite:

@@ -50,6 +50,20 @@ def draft_of(target: Path, suffix: str = "") -> Path:
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}{_PARTIAL}{suffix}")
 
 
+def check_name(target: Path) -> None:
+    """Refuse a name that is too long for the temporary names made from it."""
+    try:
+        limit = os.pathconf(target.parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows, odd file systems
+        limit = 255
+    excess = len(os.fsencode(draft_of(target).name)) - limit
+    if excess > 0:
+        raise OutputError(
+            f"{target}: the name is {excess} bytes too long for the temporary files "
+            "that are made beside it. Choose a shorter one"
+        )
+
+
 @contextlib.contextmanager
 def written_beside(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Give a name to write a file to; at the end it becomes the target, on the disk.
@@ -103,17 +117,24 @@ def folder_beside(target: Path) -> Iterator[Path]:
     draft = draft_of(target)
     try:
         yield draft
+        for folder, _, names in os.walk(draft, topdown=False):
+            for name in names:
+                flush_to_disk(Path(folder, name))
+            flush_to_disk(folder)
         draft.rename(target)
+        flush_to_disk(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def remove_drafts(target: Path) -> None:
-    """Delete what killed runs left beside the target; nobody else may write it now."""
-    suffix = re.escape(target.suffix)
-    pattern = re.compile(
-        rf"\.{re.escape(target.name)}\.{_RANDOM}\.partial(?:{suffix})?"
-    )
+    """Delete what killed runs left beside the target; nobody else may write it now.
+
+    A store that is a draft itself is made from a draft of its own.
+    """
+    name, suffix = re.escape(target.name), re.escape(target.suffix)
+    draft = rf"\.{_RANDOM}\.partial"
+    pattern = re.compile(rf"\.{name}{draft}(?:{suffix})?|\.\.{name}{draft}{draft}")
     for path in list(target.parent.iterdir()):
         if not pattern.fullmatch(path.name) or path.is_symlink():
             continue
@@ -178,7 +199,8 @@ def discard_store(place: Path) -> None:
     if not os.path.lexists(place):
         return
     _refuse_foreign(place, foreign_keys(_keys(place)))
-    if place.is_symlink() or RECORD not in _attributes(place):
+    is_ours = RECORD in _attributes(place) or _is_damaged(place)
+    if place.is_symlink() or not is_ours:
         raise OutputError(
             f"{place}: was not made by this program and is in the way. Move it, or "
             "choose another name for the result"
@@ -328,10 +350,13 @@ def foreign_keys(keys: Iterable[str]) -> list[str]:
 def foreign_content(folder: Path) -> list[str]:
     """Return what a folder holds besides one Zarr image; everything, if there is none.
 
-    An image is an array, or the levels that the metadata of a group name.
+    An image is an array, or the levels that the metadata of a group name; if they
+    cannot be read, what a tile store would hold.
     """
     if not _is_zarr(folder):
         return [k for k in _keys(folder) if not _is_harmless(k)]
+    if _is_damaged(folder):
+        return foreign_keys(_keys(folder))
     paths = _array_paths(folder)
     groups = {"", *(f"{p}/" for path in paths for p in _parents(path))}
 
@@ -376,6 +401,20 @@ def _is_harmless(key: str) -> bool:
 
 def _is_zarr(folder: Path) -> bool:
     return any((folder / n).is_file() for n in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Tell whether metadata of Zarr are no JSON objects, as after a power failure."""
+    for name in ("zarr.json", ".zgroup", ".zarray", ".zattrs"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8"))
+        except OSError:  # absent, or not ours to read
+            continue
+        except (ValueError, RecursionError):
+            return True
+        if not isinstance(found, dict):
+            return True
+    return False
 
 
 def _array_paths(folder: Path) -> list[str]:

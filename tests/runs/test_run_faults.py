@@ -26,7 +26,7 @@ from zarr.storage import LocalStore
 from helpers import stand_in
 from helpers.io_images import noise
 from helpers.shared import ROOT
-from napari_swin2sr import upscale, upscale_file, verify_file
+from napari_swin2sr import replace, upscale, upscale_file, verify_file
 from napari_swin2sr.errors import (
     FileError,
     MemoryLimitError,
@@ -222,6 +222,52 @@ def test_r06_tiles_are_flushed_to_the_disk(source, target, monkeypatch):
     tiles = {p for p in (target / "0" / "c").rglob("*") if p.is_file()}
     assert tiles <= set(flushed)
     assert flushed[-1] == target  # the mark of completion comes last
+
+
+def test_r06_metadata_are_flushed_before_the_folder_has_its_name(
+    source, target, monkeypatch
+):
+    flushed, original = {}, replace.flush_to_disk
+
+    def note(place):
+        if Path(place).is_file():
+            flushed[str(place)] = Path(place).read_bytes()
+        original(place)
+
+    monkeypatch.setattr(replace, "flush_to_disk", note)
+    monkeypatch.setattr(tile_store, "flush_to_disk", note)
+    upscale_file(source, target, **OPTIONS)
+    drafts = [n for n in flushed if ".partial" in n and n.endswith("zarr.json")]
+    assert {Path(n).parent.name for n in drafts} >= {"0"}
+    assert len(drafts) == 2
+    assert flushed[str(target / "zarr.json")] == (target / "zarr.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.ome.zarr", "out.tif"])
+@pytest.mark.parametrize("harmed", ["", "0"])
+@pytest.mark.parametrize("content", [b"", b"{", bytes(50), b"[]"])
+@pytest.mark.parametrize("way_out", [{"resume": False}, {"overwrite": True}])
+def test_r06_metadata_damaged_by_a_power_cut(
+    tmp_path, source, truth, monkeypatch, name, harmed, content, way_out
+):
+    monkeypatch.setattr(work, "SMALL_RESULT_BYTES", 0)
+    target, stop = tmp_path / name, _Stop(3)
+    with pytest.raises(Exception, match="cancelled"):
+        upscale_file(source, target, progress=stop, cancel=stop, workers=1, **OPTIONS)
+    store = target if name.endswith("zarr") else tmp_path / f"{name}.unfinished.zarr"
+    (store / harmed / "zarr.json").write_bytes(content)
+    before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
+    with pytest.raises(OutputError, match=r"cannot be read.*--no-resume"):
+        upscale_file(source, target, **OPTIONS)
+    assert {p: p.read_bytes() for p in store.rglob("*") if p.is_file()} == before
+    with pytest.raises(OutputError, match=r"cannot be read|no OME-Zarr result"):
+        verify_file(store)
+    (store / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"notes\.txt"):
+        upscale_file(source, target, **way_out, **OPTIONS)
+    (store / "notes.txt").unlink()
+    upscale_file(source, target, **way_out, **OPTIONS)
+    is_true(target, truth)
 
 
 @pytest.mark.parametrize("harm", ["empty", "zeros", "half"])

@@ -27,7 +27,13 @@ from napari_swin2sr.formats.png_jpeg import check_picture
 from napari_swin2sr.formats.pyramid import BlockMeans, level_shapes
 from napari_swin2sr.formats.tiff_write import check_tiff
 from napari_swin2sr.image.intensity import as_dtype
-from napari_swin2sr.replace import check_replaceable, remove_drafts, undo_replacement
+from napari_swin2sr.replace import (
+    check_name,
+    check_replaceable,
+    discard_store,
+    remove_drafts,
+    undo_replacement,
+)
 from napari_swin2sr.runs.fingerprint import (
     as_json,
     differences,
@@ -35,7 +41,12 @@ from napari_swin2sr.runs.fingerprint import (
     identity_of,
 )
 from napari_swin2sr.runs.runner import Index, Runner, part_of
-from napari_swin2sr.runs.tile_store import BlockSink, TileStore, tile_grid
+from napari_swin2sr.runs.tile_store import (
+    BlockSink,
+    DamagedStoreError,
+    TileStore,
+    tile_grid,
+)
 from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:
@@ -67,19 +78,22 @@ class TargetState(enum.Enum):
                has not ended              the job is another   anew if it is another
     FINISHED   the result of this job     has nothing to do    replaces it at its end
     OUTDATED   the result of another job  is refused           replaces it at its end
+    DAMAGED    an OME-Zarr whose          is refused           replaces it at its end
+               metadata cannot be read
     FOREIGN    anything else              is refused           replaces it at its end,
                                                                if it is one image
     ========== ========================== ==================== ======================
 
     Tiles are kept in the target itself if it is an OME-Zarr that is absent or
     unfinished, and in ``NAME.unfinished.zarr`` beside it otherwise. With ``resume``
-    off an unfinished store is deleted first.
+    off an unfinished store is deleted first, and a damaged target replaced.
     """
 
     ABSENT = enum.auto()
     UNFINISHED = enum.auto()
     FINISHED = enum.auto()
     OUTDATED = enum.auto()
+    DAMAGED = enum.auto()
     FOREIGN = enum.auto()
 
 
@@ -141,14 +155,28 @@ class Job:
         return job
 
     def _check_format(self) -> None:
-        """Refuse what the target's format cannot hold."""
-        axes, shape, dtype = self.lazy.axes, self.lazy.shape, self.lazy.dtype
+        """Refuse what the target cannot hold, its metadata included."""
+        if not self.target.is_url:
+            check_name(self.unfinished.path)
         if self.kind is Kind.PICTURE:
-            check_picture(axes, shape, dtype, self.target.path)
+            lazy = self.lazy
+            check_picture(lazy.axes, lazy.shape, lazy.dtype, self.target.path)
         elif self.kind is Kind.TIFF:
             check_tiff(self.image, self.target.path)
-        elif 0 in shape:
-            raise OutputError(f"{self.target}: an empty image, {shape}")
+        elif 0 in self.lazy.shape:
+            raise OutputError(f"{self.target}: an empty image, {self.lazy.shape}")
+        else:
+            self._check_ome_attributes()
+
+    def _check_ome_attributes(self) -> None:
+        """Build the metadata that are written after the last tile."""
+        try:
+            json.dumps(self.ome_attributes(self.lazy.ranges))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise OutputError(
+                f"{self.target}: what {self.source} says about its pixels cannot be "
+                f"written as OME-Zarr ({type(error).__name__}: {error}). Choose .tif"
+            ) from error
 
     def _warn_missing_chunks(self) -> None:
         """Log when a local Zarr array has chunks without an object.
@@ -226,20 +254,22 @@ class Job:
         here = state in (TargetState.ABSENT, TargetState.UNFINISHED)
         return self.target if self.kind is Kind.ZARR and here else self.unfinished
 
-    def check_target(self, overwrite: bool) -> TargetState:
+    def check_target(self, *, overwrite: bool, resume: bool) -> TargetState:
         """Return what the target is now; refuse if it must not be replaced."""
         if not self.target.is_url:
             undo_replacement(self.target.path)
         state, detail = self._target_state()
         if state in (TargetState.ABSENT, TargetState.UNFINISHED):
             return state
-        if overwrite:
+        if overwrite or (state is TargetState.DAMAGED and not resume):
             if self.target.is_url:
                 raise OutputError(
                     f"{self.target}: a result at a URL cannot be replaced in one go. "
                     "Delete it or choose another name"
                 )
             check_replaceable(self.target.path, by_file=self.kind is not Kind.ZARR)
+        elif state is TargetState.DAMAGED:
+            raise OutputError(detail)
         elif state is not TargetState.FINISHED:
             raise OutputError(
                 f"{self.target}: exists already{detail}. Choose another name, or "
@@ -254,6 +284,8 @@ class Job:
         if self.kind is Kind.ZARR:
             try:
                 store = TileStore.find(self.target)
+            except DamagedStoreError as error:
+                return TargetState.DAMAGED, str(error)
             except OutputError:
                 return TargetState.FOREIGN, ""
             if store is None:
@@ -277,7 +309,13 @@ class Job:
 
         One that must not be resumed is deleted if the options allow it.
         """
-        store = TileStore.find(location)
+        try:
+            store = TileStore.find(location)
+        except DamagedStoreError:
+            if location.is_url or not (overwrite or not resume):
+                raise
+            discard_store(location.path)
+            return None
         if store is None:
             return None
         if not resume or (overwrite and self.changed_since(store)):

@@ -7,6 +7,7 @@ checksums, and empty tiles are stored too.
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ class Stored:
     changed: float
 
 
+class DamagedStoreError(OutputError):
+    """What is there has metadata of Zarr, and they cannot be read."""
+
+
 class TileStore:
     """A Zarr group, at a folder or URL, with the levels of one image."""
 
@@ -50,15 +55,33 @@ class TileStore:
 
     @classmethod
     def find(cls, location: Location) -> TileStore | None:
-        """Open the store at a place; None for nothing, an error for something else."""
+        """Open the store at a place; None for nothing, an error for something else.
+
+        A power failure may leave metadata that are empty or cut off.
+        """
         if not location.is_url and not location.path.exists():
             return None
         try:
-            return cls(location)
+            store = cls(location)
+            if store.record:
+                for number in range(store.n_levels):
+                    store.level(number)
+            return store
         except FileNotFoundError:
             if location.is_url:
                 return None
             raise OutputError(f"{location}: exists and is not a Zarr group") from None
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            way_out = (
+                "Delete it or choose another name"
+                if location.is_url
+                else "Start anew with --no-resume (resume=False) or --overwrite "
+                "(overwrite=True)"
+            )
+            raise DamagedStoreError(
+                f"{location}: the metadata of this Zarr group cannot be read, as after "
+                f"a power failure ({type(error).__name__}: {error}). {way_out}"
+            ) from error
 
     @classmethod
     def create(
@@ -121,7 +144,8 @@ class TileStore:
     @property
     def n_levels(self) -> int:
         """Number of arrays."""
-        return len(list(self.group.array_keys()))
+        # Looked up one by one: a listing leaves tasks with errors of damaged metadata.
+        return next(n for n in itertools.count() if str(n) not in self.group)
 
     def level(self, number: int) -> Any:
         """Return the Zarr array of a level; it writes empty tiles too."""
@@ -153,6 +177,10 @@ class TileStore:
         record = {**self.record, **record, "complete": True}
         flush_to_disk(self.location.place)
         self.group.update_attributes({**attributes, RECORD: record})
+        if not self.location.is_url:
+            for name in ("zarr.json", ".zattrs"):
+                if (path := self.location.path / name).exists():
+                    flush_to_disk(path)
         flush_to_disk(self.location.place)
 
     def clean(self) -> None:
