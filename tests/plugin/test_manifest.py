@@ -104,13 +104,13 @@ def test_without_a_preferences_page_there_are_defaults(npe2pm, plugin_settings):
 
 
 @pytest.mark.parametrize("make", [samples.cells, samples.tissue, samples.fields])
-def test_samples_have_scale_units_licence_and_are_the_same_every_time(make, qapp):
+def test_samples_have_scale_units_license_and_are_the_same_every_time(make, qapp):
     from napari.layers import Layer
 
     layers = [Layer.create(*data) for data in make()]
     for layer in layers:
         assert str(layer.units[0]) in ("micrometer", "meter")
-        assert layer.metadata["licence"]
+        assert layer.metadata["license"]
         assert max(layer.data.shape) <= 512
         assert min(layer.scale) > 0.2
         assert layer.data.std() > 10

@@ -1,6 +1,6 @@
 """Three low-resolution images to try the plugin with; see docs/napari.md.
 
-Cells and farmland are generated here (no licence needed); the tissue is an image that
+Cells and farmland are generated here (no license needed); the tissue is an image that
 scikit-image ships, with no known copyright restrictions.
 """
 
@@ -34,7 +34,7 @@ def cells() -> list[LayerData]:
         pixels = (rng.poisson(photons) * 4 + 100).astype(np.uint16)
         look = {"name": name, "colormap": colour, "blending": "additive"}
         limits = {"contrast_limits": (200, float(pixels.max()))}
-        about = {"metadata": {"licence": "CC0-1.0", "source": "generated"}}
+        about = {"metadata": {"license": "CC0-1.0", "source": "generated"}}
         layers.append((pixels, common | look | limits | about, "image"))
     return layers
 
@@ -55,7 +55,7 @@ def tissue() -> list[LayerData]:
         "units": ("um", "um"),
         "axis_labels": ("y", "x"),
         "metadata": {
-            "licence": "no known copyright restrictions",
+            "license": "no known copyright restrictions",
             "source": "skimage.data.immunohistochemistry, binned 2 x 2; nominal scale",
         },
     }
@@ -76,7 +76,7 @@ def fields() -> list[LayerData]:
         "scale": (3.0, 3.0),
         "units": ("m", "m"),
         "axis_labels": ("y", "x"),
-        "metadata": {"licence": "CC0-1.0", "source": "generated"},
+        "metadata": {"license": "CC0-1.0", "source": "generated"},
     }
     return [(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), keywords, "image")]
 
