@@ -54,12 +54,14 @@ class HubServer:
     url, cdn : where it is, set on entering
     requests : method, path and Range header of every request for a file so far
     faults : by the same names as `files`
+    tokens : part of the path and Authorization header of every request for a file
     ranges : whether parts of files are served
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    tokens: set[tuple[str, str | None]] = field(default_factory=set)
     ranges: bool = True
 
     def __enter__(self) -> HubServer:
@@ -118,6 +120,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         path = unquote(self.path.split("?")[0])
         if not path.startswith("/api/"):  # of no file: the client's own business
             self.hub.requests.append((self.command, path, self.headers.get("Range")))
+            kind = "/cdn/" if path.startswith("/cdn/") else "/resolve/"
+            self.hub.tokens.add((kind, self.headers.get("Authorization")))
         try:
             if path.startswith("/cdn/"):
                 self._send_file(path.removeprefix("/cdn/"))

@@ -62,7 +62,11 @@ CHILD = """
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"],) * 2)
     try:
-        found = catalog.resolve_model(order["name"], progress=lambda *n: seen.append(n))
+        found = catalog.resolve_model(
+            order["name"],
+            progress=lambda *n: seen.append(n),
+            hub=download.HubOptions(**order["hub"]),
+        )
         answer = {"path": str(found.path), "sha256": found.sha256, "name": found.name}
         answer["config"] = found.config and found.config.to_dict()
     except WeightsError as error:
@@ -82,7 +86,14 @@ def hub():
 
 
 def resolve(
-    hub, home, name="classical-x2", published=None, limit=0, most=0, **environment
+    hub,
+    home,
+    name="classical-x2",
+    published=None,
+    limit=0,
+    most=0,
+    options=None,
+    **environment,
 ):
     """Resolve a model in a fresh process that knows only this server and folder."""
     known = {"source": REPO, "revision": COMMIT, "sha256": SHA256}
@@ -95,7 +106,9 @@ def resolve(
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(CHILD)],
-        input=json.dumps(order | {"file_limit": limit, "max_bytes": most}),
+        input=json.dumps(
+            order | {"file_limit": limit, "max_bytes": most, "hub": options or {}}
+        ),
         env=clean
         | {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
         | environment,
@@ -172,6 +185,31 @@ def test_repository_with_a_pickle_only(hub, tmp_path):
     answer = resolve(hub, tmp_path, REPO, published={})
     assert answer["path"].endswith("pytorch_model.bin")
     assert load_network(answer["path"]).config == tiny_config()
+
+
+def test_keywords_of_from_pretrained(hub, tmp_path):
+    other = "f" * 40
+    for file in ("model.safetensors", "config.json"):
+        hub.files[f"{REPO}/inner/{file}"] = hub.files.pop(f"{REPO}/{file}")
+    options = {"subfolder": "inner", "cache_dir": str(tmp_path / "mine")}
+    options |= {"revision": other, "token": "secret"}
+    answer = resolve(hub, tmp_path / "home", REPO, {}, options=options)
+    assert Path(answer["path"]).is_relative_to(tmp_path / "mine")
+    assert Path(answer["path"]).read_bytes() == WEIGHTS
+    assert answer["config"]["embed_dim"] == 12
+    asked = [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert asked
+    assert all(f"/resolve/{other}/inner/" in path for path in asked)
+    assert good_files(tmp_path / "home") == []
+    assert hub.tokens == {("/resolve/", "Bearer secret"), ("/cdn/", None)}
+    requests = len(hub.requests)
+    local = options | {"local_files_only": True}
+    assert resolve(hub, tmp_path / "home", REPO, {}, options=local)["sha256"] == SHA256
+    assert len(hub.requests) == requests
+    downloads = len(hub.downloads(f"{REPO}/inner/model.safetensors"))
+    again = options | {"force_download": True}
+    assert resolve(hub, tmp_path / "home", REPO, {}, options=again)["sha256"] == SHA256
+    assert len(hub.downloads(f"{REPO}/inner/model.safetensors")) == downloads + 1
 
 
 # -- hub: what goes wrong ------------------------------------------------------------
