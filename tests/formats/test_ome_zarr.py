@@ -302,7 +302,11 @@ def test_images_inside_a_collection(tmp_path, version):
         ({"well": {}}, FileError, "a well with many images.*in.zarr/0$"),
         ({}, FileError, "no image"),
         ({"multiscales": [{}]}, FileError, "cannot? be read|not a Zarr image"),
-        ({"multiscales": [{"datasets": [{"path": "gone"}]}]}, FileError, "gone"),
+        (
+            {"multiscales": [{"datasets": [{"path": "gone"}]}]},
+            FileError,
+            "the array 'gone' of level 0 is not there",
+        ),
     ],
 )
 def test_groups_that_are_no_image(tmp_path, ome, error, match):
@@ -484,3 +488,19 @@ def test_channels_that_are_colors_keep_their_roles(tmp_path):
     )  # fmt: skip
     wanted = np.rint(stand_in.whole(pixels[1, ..., 2], 0, 255))
     assert np.abs(image.data[5].astype(float) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("axes", "scale", "match"),
+    [
+        ("cyx", [1.0, 2.0], "its scale of 2 numbers does not fit 3 axes"),
+        ("yx", [1.0, 2.0], "name 2 axes, YX, but its array has 3"),
+    ],
+)
+def test_metadata_of_another_number_of_axes(tmp_path, version, axes, scale, match):
+    path = other(
+        tmp_path / "in.zarr", version, noise((2, 32, 32)), axes,
+        coordinateTransformations=[{"type": "scale", "scale": scale}],
+    )  # fmt: skip
+    with pytest.raises(FileError, match=match):
+        open_image(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from helpers import stand_in
 from helpers.io_images import noise, smooth
 from napari_swin2sr import upscale, upscale_file
-from napari_swin2sr.errors import FileError, MissingDependencyError
+from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
 from napari_swin2sr.formats import open_image
 
 
@@ -205,3 +206,44 @@ def test_a_few_bytes_that_ask_for_much_memory(tmp_path):
     (tmp_path / "in.png").write_bytes(png)
     with pytest.raises(FileError, match="tiled TIFF"):
         open_image(tmp_path / "in.png")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "match"),
+    [
+        (noise((20, 20)) > 999, {}, "true and false. Choose .tif"),
+        (noise((20, 20, 5)), {"axes": "YXC"}, "this image has 5 along C. Choose .tif"),
+        (noise((20, 20), "float32"), {}, "dtype='uint16', --dtype uint16, would fit"),
+    ],
+)
+def test_why_a_png_cannot_hold_it(tmp_path, pixels, options, match):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(tmp_path / "in.zarr", data=pixels)
+    warned = contextlib.nullcontext()
+    if pixels.dtype == bool:
+        warned = pytest.warns(UserWarning, match="true/false")
+    wanted = f"out.png: PNG cannot hold .*{match}"
+    with warned, pytest.raises(OutputError, match=wanted):
+        upscale_file(tmp_path / "in.zarr", tmp_path / "out.png", **options)
+
+
+@pytest.mark.parametrize("kind", ["one bit", "gray and alpha", "inks", "color table"])
+def test_any_tiff_to_png(tmp_path, kind):
+    """Judged by Pillow, which reads the TIFF and our PNG."""
+    path = tmp_path / "in.tif"
+    mode = {"one bit": "1", "gray and alpha": "LA", "inks": "CMYK"}.get(kind, "P")
+    picture = Image.fromarray(smooth((3, 40, 50), "uint8").transpose(1, 2, 0))
+    picture.convert(mode).save(path)
+    warned = contextlib.nullcontext()
+    if kind == "gray and alpha":
+        warned = pytest.warns(UserWarning, match="alpha")
+    with warned:
+        upscale_file(path, tmp_path / "out.png", value_range=(0, 255))
+    shown = "L" if kind == "one bit" else "RGB"
+    with Image.open(path) as a, Image.open(tmp_path / "out.png") as b:
+        assert b.size == (100, 80)
+        wanted = np.asarray(a.convert("RGBA").convert(shown))
+        found = np.asarray(b.convert("RGBA").convert(shown))
+    plane = wanted if shown == "L" else wanted[..., 0]
+    first = found if shown == "L" else found[..., 0]
+    assert np.abs(first - np.rint(stand_in.whole(plane, 0, 255))).max() <= 1

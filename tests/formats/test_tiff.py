@@ -424,6 +424,18 @@ def test_one_strip_that_is_shorter_than_declared(tmp_path):
         open_image(path)
 
 
+@pytest.mark.parametrize("compression", ["zlib", "lzw", "packbits", "zstd"])
+def test_a_compressed_strip_that_is_shorter_than_declared(tmp_path, compression):
+    path = tmp_path / "in.tif"
+    write(path, noise((64, 48)), metadata=None, compression=compression)
+    with tifffile.TiffFile(path, mode="r+b") as tif:
+        tags = tif.pages.first.tags
+        tags["ImageLength"].overwrite(2000)
+        tags["RowsPerStrip"].overwrite(2000)
+    with pytest.raises(FileError, match=r"cannot be .*corrupted strip"):
+        open_image(path)
+
+
 def test_no_offsets_at_all(tmp_path):
     path = write(tmp_path / "in.tif", noise((64, 48)), metadata=None)
     data = path.read_bytes()

@@ -123,8 +123,11 @@ def _multiscale(group: Any, location: Location, level: int) -> SpatialImage:
         raise FileError(
             f"{location}: there is no level {level}; it has {len(datasets)}"
         )
-    _check_files(location / datasets[level]["path"])
-    data = group[datasets[level]["path"]]
+    _check_files(location / str(datasets[level]["path"]))
+    name = str(datasets[level]["path"])
+    if name not in group:
+        raise FileError(f"{location}: the array {name!r} of level {level} is not there")
+    data = group[name]
     axes, units = _axes(multiscale, data.ndim, location)
     scale, origin = _placed(multiscale, datasets[level], len(axes))
     names, colors, ranges = _channels(ome.get("omero"))
@@ -187,6 +190,11 @@ def _axes(
         letters += letter
         if "unit" in axis:
             units[letter] = str(axis["unit"])
+    if len(letters) != ndim:
+        raise FileError(
+            f"{place}: its metadata name {len(letters)} axes, {letters}, but its array "
+            f"has {ndim}"
+        )
     return letters, units
 
 
@@ -197,6 +205,12 @@ def _placed(
     scale, origin, found = [1.0] * ndim, [0.0] * ndim, False
     for owner in (dataset, multiscale):
         for step in owner.get("coordinateTransformations") or ():
+            numbers = step.get(step["type"])
+            if isinstance(numbers, list) and len(numbers) != ndim:
+                raise ValueError(
+                    f"its {step['type']} of {len(numbers)} numbers does not fit {ndim} "
+                    "axes"
+                )
             if step["type"] == "scale":
                 factors, found = [float(v) for v in step["scale"]], True
                 scale = [a * b for a, b in zip(scale, factors, strict=True)]

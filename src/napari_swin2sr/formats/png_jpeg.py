@@ -95,12 +95,18 @@ def check_picture(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> 
     """Refuse an image that a PNG or JPEG cannot hold, before it is computed."""
     name = "JPEG" if _is_jpeg(path) else "PNG"
     depths = ("uint8",) if name == "JPEG" else ("uint8", "uint16")
-    planes = [n for axis, n in zip(axes, shape, strict=True) if axis not in "YXS"]
+    lengths = zip(axes, shape, strict=True)
+    planes = [f"{n} along {axis}" for axis, n in lengths if axis not in "YXS" and n > 1]
     problem = ""
-    if any(n != 1 for n in planes):
-        problem = f"an image of axes {axes} and shape {shape} is more than one plane"
+    if planes:
+        problem = f"more than one plane; this image has {' and '.join(planes)}"
+    elif np.dtype(dtype).kind == "b":
+        problem = "true and false"  # as integers they are 0 and 1, all black
     elif str(np.dtype(dtype)) not in depths:
-        problem = f"numbers of type {dtype} (--dtype {depths[-1]} would fit)"
+        problem = (
+            f"numbers of type {dtype} (dtype={depths[-1]!r}, --dtype {depths[-1]}, "
+            "would fit)"
+        )
     elif name == "JPEG" and "S" in axes and shape[axes.index("S")] == 4:
         problem = "an alpha channel"
     elif (name == "JPEG" and max(shape) > 65535) or min(shape) == 0:
