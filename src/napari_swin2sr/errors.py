@@ -30,9 +30,12 @@ class WeightsError(Swin2SRError):
 
     Parameters
     ----------
-    path : path or name of the model
-    reason : what is wrong with it
-    advice : what to do about it
+    path : path or str
+        Path or name of the model.
+    reason : str
+        What is wrong with it.
+    advice : str
+        What to do about it.
     """
 
     def __init__(self, path: str | PathLike[str], reason: str, advice: str) -> None:
@@ -56,8 +59,10 @@ class TilesFailedError(InferenceError):
 
     Parameters
     ----------
-    message : what to tell the user
-    failed : block index of each missing tile -> what happened to it
+    message : str
+        What to tell the user.
+    failed : mapping of tuple to exception, optional
+        Block index of each missing tile, and what happened to it.
     """
 
     def __init__(

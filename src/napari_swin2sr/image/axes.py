@@ -1,7 +1,7 @@
 """What each axis of an array means: which are Y, X, samples and channels.
 
 Nothing is guessed from the length of an axis: an array of 3 x 3 x 3 numbers has
-three readings, and a wrong one gives a plausible picture.
+three readings, and a wrong one gives a plausible image.
 """
 
 from __future__ import annotations
@@ -28,12 +28,8 @@ LETTERS = "TCZYXS"
 class AxisLayout:
     """An array seen as planes: one (samples, Y, X) image per place on the stack axes.
 
-    Made by `resolve_axes`, which checks it.
-
-    Attributes
-    ----------
-    axes : one letter of TCZYXS per axis, in the array's order
-    shape : shape of the array [input px along Y and X]
+    Made by `resolve_axes`, which checks it: `axes` has one letter of TCZYXS per axis of
+    `shape`, which is that of the array [input px along Y and X].
     """
 
     axes: str
@@ -61,12 +57,12 @@ class AxisLayout:
 
     @property
     def samples(self) -> int:
-        """Samples per pixel: 1 (grey), 3 (RGB) or 4 (RGBA)."""
+        """Samples per pixel: 1 (gray), 3 (RGB) or 4 (RGBA)."""
         return 1 if self.s is None else self.shape[self.s]
 
     @property
     def is_rgb(self) -> bool:
-        """Whether pixels are RGB or RGBA, one colour image instead of grey planes."""
+        """Whether pixels are RGB or RGBA, one color image instead of gray planes."""
         return self.samples > 1
 
     @property
@@ -138,19 +134,10 @@ def resolve_axes(
 ) -> AxisLayout:
     """Find out which axis is what.
 
-    Parameters
-    ----------
-    shape : lengths of the array's axes
-    axes : one letter of TCZYXS per axis, each at most once, Y and X among them.
-        Without it the last axes are Y X (Y X S when `rgb`), and what comes before
-        only counts planes: from the end Z, T for up to 4, T C Z for 5.
-    rgb : the last axis holds RGB or RGBA samples
-
-    Raises
-    ------
-    InputError
-        If the axes do not fit the array, contradict `rgb`, or more than one reading
-        is possible: nothing is guessed.
+    `axes` has one letter of TCZYXS per axis, each at most once, Y and X among them.
+    Without it the last axes are Y X (Y X S when `rgb`), and what comes before only
+    counts planes: from the end Z, T for up to 4, T C Z for 5. Nothing is guessed:
+    axes that do not fit, contradict `rgb` or have several readings are an InputError.
     """
     lengths = _lengths(shape)
     if len(lengths) < 2:

@@ -35,7 +35,7 @@ class Box:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     def scaled(self, upscale: int) -> Box:
-        """Return the same area on a grid that is `upscale` times finer."""
+        """Return the same area on a grid that is `upscale` times as fine."""
         return Box(
             self.y0 * upscale, self.x0 * upscale, self.y1 * upscale, self.x1 * upscale
         )

@@ -42,9 +42,15 @@ _ALMOST_INFINITE = 1e300
 class ValueRange:
     """The linear map between an image's intensities and the network's.
 
-    `low` becomes 0 and `high` becomes `top`. Nothing is clipped: a pixel outside the
-    range keeps its distance. A range with `low == high` says that all pixels are
-    equal; the map then only shifts.
+    Nothing is clipped: a pixel outside the range keeps its distance. A range with
+    ``low == high`` says that all pixels are equal; the map then only shifts.
+
+    Parameters
+    ----------
+    low, high : float
+        Intensities that become 0 and `top`.
+    top : float
+        Where `high` lands in the network's range of 0 to 1.
     """
 
     low: float
@@ -114,10 +120,32 @@ def fit_ranges(
 ) -> tuple[ValueRange, ...]:
     """Choose one range per channel; RGB samples share one, alpha does not count.
 
-    `spec` is None, "dtype", "data" or pairs, as in `UpscaleOptions`. "dtype" is the
-    type's own range (0 to 1 for floating-point types). "data" reads a bounded sample,
-    the same pixels whatever the chunks are; its extrema without isolated hot pixels
-    become 0 and `DATA_TOP`. Pixels that are missing or `nodata` do not count.
+    Parameters
+    ----------
+    source : array-like
+        Array of `layout`'s shape; read only for "data", and then only a bounded
+        sample: the same pixels whatever its chunks are.
+    layout : AxisLayout
+        Meaning of the axes.
+    spec : (float, float) or one such pair per channel or str or None
+        A pair is mapped to 0 and 1. "dtype" is the type's own range (0 to 1 for
+        floating-point types). "data" maps the extrema of the sample without isolated
+        hot pixels to 0 and `DATA_TOP`. None is "dtype" for 8-bit unsigned and bool,
+        else "data".
+    nodata : float, optional
+        Value that marks missing pixels, which do not count.
+
+    Returns
+    -------
+    tuple of ValueRange
+        One per channel.
+
+    Raises
+    ------
+    OptionError
+        If `spec` is none of these, or its pairs do not fit the channels.
+    InputError
+        If the source does not hold what it declares, or has too many channels.
     """
     if tuple(source.shape) != layout.shape:
         raise InputError(f"the image has shape {source.shape}, its axes {layout.shape}")
@@ -144,8 +172,14 @@ def cast(values: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """Convert results to the output type: the only place where that happens.
 
     Integers are rounded half to even; what the type cannot hold becomes its nearest
-    value. bool is True above one half. Values that are not finite raise
-    InferenceError: no type may hide a network that went wrong.
+    value. bool is True above one half.
+
+    Raises
+    ------
+    InferenceError
+        If a value is not finite: no type may hide a network that went wrong.
+    OptionError
+        If the type is no integer, floating-point or bool type.
     """
     dtype = np.dtype(dtype)
     finite = np.isfinite(values)

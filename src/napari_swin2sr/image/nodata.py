@@ -2,7 +2,7 @@
 
 One pixel that is no number would spoil the network's whole field of view, so every
 missing pixel is filled first and put back afterwards. What it is filled with depends
-on its neighbourhood alone, not on the tile that it is in.
+on its neighborhood alone, not on the tile that it is in.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REACH = 8
 def fill(values: NDArray[Any], missing: NDArray[np.bool_]) -> None:
     """Replace missing values, in place.
 
-    A missing pixel gets the mean of those of its 8 neighbours that are there, else of
+    A missing pixel gets the mean of those of its 8 neighbors that are there, else of
     the 17 x 17 pixels around it, else 0, the range's low end.
 
     Both arrays are (S, Y, X), `values` in the network's scale.

@@ -30,21 +30,35 @@ class SpatialImage:
 
     Attributes
     ----------
-    data : array-like with shape, dtype and slicing; never read here
-    axes : one letter of TCZYXS per axis of `data`
-    pixel_size : axis letter -> size of one pixel in `unit`
-    unit : axis letter -> name of the unit (OME spelling: "micrometer", "second")
-    origin : axis letter -> position of the *center* of pixel 0, in `unit`
-    channel_names, channel_colors : one per channel ("RRGGBB"), or empty
-    value_range : (low, high) per channel that the file itself declares, or None
-    nodata : value that marks missing pixels, or None
-    transform : (a, b, c, d, e, f) pixel-corner affine of a georeferenced raster:
-        x = a*col + b*row + c, y = d*col + e*row + f, in the units of `crs`
-    crs : coordinate reference system as WKT or authority string, or None
-    geo_tags : what else a GeoTIFF says, or None
-    icc_profile : ICC color profile of the pixels, or None
-    min_is_white : whether low gray values are shown light (TIFF's "miniswhite")
-    source : where the pixels come from, for messages and provenance
+    data : array-like
+        Pixels with shape, dtype and slicing; never read here.
+    axes : str
+        One letter of TCZYXS per axis of `data`.
+    pixel_size : mapping of str to float
+        Size of one pixel along an axis in its `unit`.
+    unit : mapping of str to str
+        Name of the unit of an axis (OME spelling: "micrometer", "second").
+    origin : mapping of str to float
+        Position of the *center* of pixel 0 along an axis in its `unit`.
+    channel_names, channel_colors : tuple of str
+        One per channel ("RRGGBB"), or empty.
+    value_range : tuple of (float, float), optional
+        (low, high) per channel that the file itself declares.
+    nodata : float, optional
+        Value that marks missing pixels.
+    transform : tuple of float, optional
+        (a, b, c, d, e, f): pixel-corner affine of a georeferenced raster,
+        x = a*col + b*row + c, y = d*col + e*row + f, in the units of `crs`.
+    crs : str, optional
+        Coordinate reference system as WKT or authority string.
+    geo_tags : GeoTags, optional
+        What else a GeoTIFF says.
+    icc_profile : bytes, optional
+        ICC color profile of the pixels.
+    min_is_white : bool
+        Whether low gray values are shown light (TIFF's "miniswhite").
+    source : str
+        Where the pixels come from, for messages and provenance.
     """
 
     data: Any

@@ -35,15 +35,11 @@ class Place(NamedTuple):
 
 
 def sample_places(layout: AxisLayout, channel: int) -> tuple[list[Place], bool]:
-    """Choose which blocks of a channel are looked at.
+    """Choose which blocks of a channel are looked at, and whether they are all of it.
 
     Depends on the shape alone. Planes are cut in a grid of cells; a small channel is
     taken whole, of a large one a low-discrepancy sequence picks `SAMPLE_BLOCKS`
     (fewer if there are many channels), spread evenly over planes, rows and columns.
-
-    Returns
-    -------
-    places, and whether they are the whole channel
     """
     height, width = layout.plane_shape
     rows, columns = -(-height // SAMPLE_SIDE), -(-width // SAMPLE_SIDE)
@@ -122,7 +118,7 @@ class Extrema:
 
 # scipy.ndimage.median_filter gives the same and takes 22 times as long.
 def median_bands(planes: NDArray[Any], rows: int = 64) -> Iterator[NDArray[Any]]:
-    """Yield bands of (S, Y, X): medians of every pixel and its 8 neighbours.
+    """Yield bands of (S, Y, X): medians of every pixel and its 8 neighbors.
 
     Edges are repeated. A band of a few rows stays in the processor's cache.
     """

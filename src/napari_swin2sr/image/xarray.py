@@ -40,13 +40,7 @@ def is_dataarray(array: object) -> bool:
 
 
 def from_dataarray(array: Any, axes: str) -> SpatialImage:
-    """Describe a DataArray; its pixels stay where they are.
-
-    Parameters
-    ----------
-    array : xarray.DataArray
-    axes : one letter of TCZYXS per dimension; `axes_of` reads them off the names
-    """
+    """Describe a DataArray, whose dimensions have these axes; pixels stay there."""
     spacing = {
         axis: _spacing(array[dim].values)
         for axis, dim in zip(axes, array.dims, strict=False)
@@ -75,21 +69,9 @@ def like_dataarray(
 ) -> Any:
     """Wrap super-resolved pixels as a DataArray like the one they came from.
 
-    Coordinates along Y and X move to the centres of the new pixels: both grids share
-    their outer edge, so the first new centre lies (1 - 1/upscale) / 2 old pixels
-    before the old one. Attributes, the name and all other coordinates are kept.
-
-    Parameters
-    ----------
-    array : the input, an xarray.DataArray
-    data : its super-resolved pixels
-    axes : one letter of TCZYXS per dimension
-    upscale : new pixels per old one, along Y and X
-    attrs : added to the attributes
-
-    Returns
-    -------
-    xarray.DataArray
+    `data` are the pixels, `upscale` new ones per old one along Y and X; `attrs`
+    are added to the attributes. Coordinates along Y and X become those of the new
+    pixels' centers. Attributes, the name and all other coordinates are kept.
     """
     xarray = sys.modules["xarray"]
     planar = {dim for axis, dim in zip(axes, array.dims, strict=True) if axis in "YX"}
@@ -100,7 +82,7 @@ def like_dataarray(
         if upscale == 1 or not planar & set(coord.dims):
             coords[name] = coord.assign_attrs(new_attrs)
             continue
-        values = _finer(coord.values, upscale) if coord.ndim == 1 else None
+        values = _refined(coord.values, upscale) if coord.ndim == 1 else None
         if values is None:
             dropped.append(str(name))
         else:
@@ -118,13 +100,7 @@ def like_dataarray(
 
 
 def axes_of(array: Any) -> str | None:
-    """Read the axes off the dimensions' names; None if they are all numbered.
-
-    Raises
-    ------
-    InputError
-        If Y or X cannot be told, or two dimensions mean the same axis.
-    """
+    """Read the axes off the dimensions' names; None if they are all numbered."""
     names = [str(dim) for dim in array.dims]
     if all(re.fullmatch(r"dim_\d+", name) for name in names):
         return None
@@ -177,8 +153,8 @@ def _spacing(values: NDArray[Any]) -> tuple[float, float] | None:
     return first, step
 
 
-def _finer(values: NDArray[Any], upscale: int) -> NDArray[np.float64] | None:
-    """Return the coordinate of each new pixel's centre, or None if there is none."""
+def _refined(values: NDArray[Any], upscale: int) -> NDArray[np.float64] | None:
+    """Return the coordinate of each new pixel's center, or None if there is none."""
     if len(values) < 2 or values.dtype.kind not in "uif":
         return None
     at = pixel_centers(len(values), upscale)

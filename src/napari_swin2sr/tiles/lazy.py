@@ -42,14 +42,39 @@ class LazyUpscaled:
 
     Threads may share it, and it pickles as what it was made from.
 
-    `source` has the shape of `layout` and is NumPy, zarr, dask or anything with shape,
-    dtype and slicing; it is read tile by tile and never written to. `plan` has the
-    tiles of a plane, `ranges` one value range per channel, and `block` is the network.
-    `dtype` is the result's, by default the source's; `nodata` marks missing pixels in
-    both. `token` names the result for dask; without it all other arguments do.
+    Parameters
+    ----------
+    source : array-like
+        Array of `layout`'s shape: NumPy, zarr, dask or anything with shape, dtype and
+        slicing. Read tile by tile, never written to.
+    layout : AxisLayout
+        Meaning of the axes.
+    plan : TilePlan
+        Tiles of a plane.
+    ranges : tuple of ValueRange
+        Value range of each channel.
+    block : callable
+        The network.
+    dtype : dtype, optional
+        Type of the result; by default that of the source.
+    nodata : float, optional
+        Value that marks missing pixels, in the source and in the result.
+    token : str, optional
+        Names the result for dask; by default made from all other arguments.
 
-    The attributes are the arguments, and `shape` (Y and X in output px) and `dtype` (in
-    native byte order) of the result.
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the result; Y and X in output px.
+    dtype : numpy.dtype
+        Type of the result, in native byte order.
+
+    Raises
+    ------
+    InputError
+        If the arguments do not fit each other or pixels are no real numbers.
+    OptionError
+        If `dtype` cannot hold an image, or not `nodata`.
     """
 
     def __init__(

@@ -64,11 +64,16 @@ class Tile:
 
     Attributes
     ----------
-    index : (row, column) of the tile in its plan
-    core : the part that is kept [input px of the image]
-    read : the part to read, core included [input px of the image]
-    pad : pixels to add after reading, mirrored ("symmetric") [input px]
-    upscale : output pixels per input pixel and axis
+    index : tuple of int
+        (row, column) in the plan.
+    core : Box
+        The part that is kept [input px of the image].
+    read : Box
+        The part to read, core included [input px of the image].
+    pad : Pad
+        Pixels to add after reading, mirrored ("symmetric") [input px].
+    upscale : int
+        Output pixels per input pixel and axis.
     """
 
     index: tuple[int, int]
@@ -104,12 +109,18 @@ class TilePlan(Sequence[Tile]):
 
     Attributes
     ----------
-    shape : (height, width) of the plane [input px]
-    core : side of a core; only the last of a row or column is shorter [input px]
-    halo : real context per side [input px]
-    multiple_of : the attention window; tiles start and end on its grid [input px]
-    upscale : output pixels per input pixel and axis
-    padded : the plane itself already ends on the grid and gets no padding
+    shape : tuple of int
+        (height, width) of the plane [input px].
+    core : int
+        Side of a core; only the last of a row or column is shorter [input px].
+    halo : int
+        Real context per side [input px].
+    multiple_of : int
+        The attention window; tiles start and end on its grid [input px].
+    upscale : int
+        Output pixels per input pixel and axis.
+    padded : bool
+        Whether the plane already ends on the grid and gets no padding.
     """
 
     shape: tuple[int, int]
@@ -218,10 +229,35 @@ def plan_tiles(
     upscale: int = 2,
     padded: bool = False,
 ) -> TilePlan:
-    """Cut a plane of (height, width) pixels into tiles: see `TilePlan`.
+    """Cut a plane into tiles.
 
-    `core` is rounded up to the window; `padded` is for cutting a tile into smaller
-    ones. Raises OptionError or InputError if the numbers do not go together.
+    Parameters
+    ----------
+    shape : tuple of int
+        (height, width) of the plane, 0 allowed [input px].
+    core : int, optional
+        Side of a core; rounded up to the window [input px].
+    halo : int, optional
+        Real context per side, a multiple of the window [input px].
+    multiple_of : int, optional
+        The attention window [input px].
+    upscale : int, optional
+        Output pixels per input pixel and axis.
+    padded : bool, optional
+        The plane already ends on the window grid; add nothing. For cutting a tile into
+        smaller ones.
+
+    Returns
+    -------
+    TilePlan
+        The tiles, row by row.
+
+    Raises
+    ------
+    OptionError
+        If the halo is not a multiple of the window, or a number is too small.
+    InputError
+        If the shape has a negative side, or is not on the grid when `padded`.
 
     Examples
     --------
