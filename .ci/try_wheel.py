@@ -42,9 +42,11 @@ def main() -> None:
     if package.is_relative_to(ROOT / "src"):
         sys.exit(f"{package} is not an installed wheel")
     viewer = napari.Viewer(show=True)
-    (cells,) = viewer.open_sample("napari-swin2sr", "cells")
+    cells = viewer.open_sample("napari-swin2sr", "cells")[0]
+    viewer.layers.selection = {cells}
+    before = len(viewer.layers)
     upscale_live(viewer)
-    wait_for(lambda: len(viewer.layers) == 2, "live layer")
+    wait_for(lambda: len(viewer.layers) == before + 1, "live layer")
     live = viewer.layers[-1]
     expected = nsr.apply(cells.data).compute()
 

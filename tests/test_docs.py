@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib.util
+import inspect
 import re
 import shlex
 from pathlib import Path
 
+import numpydoc.validate
 import pytest
 
+import napari_swin2sr as nsr
 from napari_swin2sr.cli import main as cli
+from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.weights.config import Swin2SRConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(
     r"(?:^<!-- (?P<marker>[^\n]*) -->\n+)?^```(?P<kind>\w*)[^\n]*\n(?P<body>.*?)^```$",
     re.DOTALL | re.MULTILINE,
@@ -81,3 +88,64 @@ def test_links_and_pictures_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("function", [nsr.apply, plan_tiles, Swin2SRConfig.halo])
+def test_examples_in_docstrings_run(function):
+    module = inspect.getmodule(function)
+    finder = doctest.DocTestFinder(recurse=False)
+    (found,) = finder.find(function, function.__name__, globs=vars(module).copy())
+    assert found.examples
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(found)
+    assert result.failed == 0
+
+
+def public_functions():
+    """Return module:name of what the package and `model` give to everybody."""
+    names = [f"napari_swin2sr.{name}" for name in nsr.__all__]
+    return [
+        name
+        for name in names
+        if inspect.isroutine(getattr(nsr, name.rpartition(".")[2]))
+    ]
+
+
+@pytest.mark.parametrize("name", public_functions())
+def test_public_functions_document_every_parameter(name):
+    found = numpydoc.validate.validate(name)["errors"]
+    wanted = ("PR", "RT", "GL05", "GL06", "GL07", "GL08", "SS")
+    style = {"PR08", "PR09", "RT04", "RT05", "SS06"}  # capitals and full stops
+    wrong = [(code, text) for code, text in found if code.startswith(wanted)]
+    assert [(code, text) for code, text in wrong if code not in style] == []
+
+
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+
+
+def test_the_tree_and_the_layers_are_those_of_the_package():
+    script = ROOT / "docs/make_tree.py"
+    spec = importlib.util.spec_from_file_location("make_tree", script)
+    make_tree = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_tree)
+    files = make_tree.PACKAGE.rglob("*.py")
+    modules = [
+        f for f in files if f.parent == make_tree.PACKAGE or f.stem != "__init__"
+    ]
+    lines = make_tree.tree()
+    assert len([line for line in lines if ".py " in line]) == len(modules)
+    text = ARCHITECTURE.read_text("utf-8")
+    assert text == make_tree.written(text), "run docs/make_tree.py"
+
+
+@pytest.mark.parametrize("page", [ARCHITECTURE, ROOT / "CONTRIBUTING.md"])
+def test_files_and_names_of_the_code_on_pages_exist(page):
+    """`folder/file.py` is a file of ours; a `name` right after it is defined there."""
+    package = ROOT / "src/napari_swin2sr"
+    text = FENCE.sub("", page.read_text("utf-8"))
+    found = re.findall(r"`((?:[\w/]+/)?\w+\.(?:py|c))`(?: \(?`(\w+)`)?", text)
+    assert len(found) >= 20
+    for file, name in found:
+        path = next(p for p in (package / file, ROOT / file) if p.is_file())
+        if name:
+            defined = rf"^\s*(?:def|class) {name}\b|^{name}\b"
+            assert re.search(defined, path.read_text("utf-8"), re.MULTILINE), name

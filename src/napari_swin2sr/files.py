@@ -121,7 +121,7 @@ def upscale_file(
         Write a Cloud Optimized GeoTIFF (extra `geo`).
     check_space : bool
         Refuse to begin when the disk has no space for the result.
-    axes, rgb, value_range, nodata, tile, halo, device, precision, dtype
+    axes, rgb, value_range, nodata, tile, halo, device, precision, dtype : optional
         As for `apply`.
 
     Returns
@@ -227,7 +227,7 @@ def verify_file(
     ----------
     target : str or path-like
         A finished or unfinished result of `upscale_file`.
-    progress, cancel
+    progress, cancel : optional
         As for `upscale_file`, stage "check".
 
     Returns

@@ -273,7 +273,7 @@ class Swin2SRConfig:
         --------
         >>> config = Swin2SRConfig(embed_dim=60, depths=[6] * 4, num_heads=[6] * 4)
         >>> config.halo(), config.halo("exact")
-        (48, 104)
+        (48, 112)
         """
         if halo is None:
             return min(_round_up(DEFAULT_HALO, self.window_size), self.exact_halo)
