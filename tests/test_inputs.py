@@ -108,11 +108,11 @@ def compare(row: Row, result: np.ndarray) -> None:
         low,
         high,
     )
-    colours = result[..., :3] if plain.shape[-1] == 4 else result
+    colors = result[..., :3] if plain.shape[-1] == 4 else result
     span = high - low
     if result.dtype.kind == "b":
         certain = abs(expected - 0.5) > 1e-5
-        np.testing.assert_array_equal(colours[certain], (expected > 0.5)[certain])
+        np.testing.assert_array_equal(colors[certain], (expected > 0.5)[certain])
         return
     if result.dtype.kind in "ui":
         info = np.iinfo(result.dtype)
@@ -120,7 +120,7 @@ def compare(row: Row, result: np.ndarray) -> None:
         tolerance = max(1.0, 4e-6 * span)
     else:
         tolerance = 4e-6 * span + np.finfo(result.dtype).eps * max(abs(low), abs(high))
-    difference = abs(colours.astype(np.longdouble) - expected)
+    difference = abs(colors.astype(np.longdouble) - expected)
     assert difference.max() <= tolerance
 
 
@@ -231,15 +231,15 @@ def test_no_data_stays_no_data(model: str) -> None:
 
 
 def test_alpha_is_interpolated_on_its_own(model: str) -> None:
-    colours = pixels(13, 21, 3).astype(np.uint8)
-    opaque = np.dstack([colours, np.full((13, 21), 255, np.uint8)])
+    colors = pixels(13, 21, 3).astype(np.uint8)
+    opaque = np.dstack([colors, np.full((13, 21), 255, np.uint8)])
     with pytest.warns(UserWarning, match="alpha channel is interpolated"):
         result = upscaled(opaque, model, rgb=True)
     np.testing.assert_array_equal(result[..., 3], 255)
-    np.testing.assert_array_equal(result[..., :3], upscaled(colours, model, rgb=True))
+    np.testing.assert_array_equal(result[..., :3], upscaled(colors, model, rgb=True))
 
 
-def test_planar_and_interleaved_colours_give_the_same(model: str) -> None:
+def test_planar_and_interleaved_colors_give_the_same(model: str) -> None:
     interleaved = pixels(13, 21, 3).astype(np.uint8)
     planar = np.moveaxis(interleaved, -1, 0)
     np.testing.assert_array_equal(

@@ -26,7 +26,7 @@ def test_the_package_offers_exactly_these_names() -> None:
         assert getattr(napari_swin2sr, name) is not None
 
 
-def test_the_model_room_offers_these_names() -> None:
+def test_the_model_package_offers_these_names() -> None:
     assert sorted(model.__all__) == SURFACE["napari_swin2sr.model"]
     for name in model.__all__:
         assert inspect.isclass(getattr(model, name))

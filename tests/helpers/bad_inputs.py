@@ -175,19 +175,19 @@ def picture(mode: str, **options: Any) -> Callable[[Path], Any]:
     def make(_: Path) -> Any:
         from PIL import Image
 
-        grey = Image.fromarray(pixels(13, 21).astype(np.uint8))
+        gray = Image.fromarray(pixels(13, 21).astype(np.uint8))
         rgb = Image.fromarray(pixels(13, 21, 3).astype(np.uint8))
         if mode == "I;16":
             return Image.fromarray((pixels(13, 21) * 257).astype(np.uint16))
         if mode == "P":
             return rgb.quantize(16, dither=Image.Dither.NONE)
-        source = rgb if mode in ("RGB", "CMYK") else grey
+        source = rgb if mode in ("RGB", "CMYK") else gray
         return source if source.mode == mode else source.convert(mode)
 
     return make
 
 
-def palette_colours() -> np.ndarray:
+def palette_colors() -> np.ndarray:
     return np.asarray(picture("P")(Path()).convert("RGB"), np.float64)
 
 
@@ -461,7 +461,7 @@ ROWS = [
     # -- Pillow
     ok("I83 picture L", picture("L")),
     ok("I84 picture RGB", picture("RGB"), image(13, 21, 3), axes="YXS"),
-    ok("I85 picture with palette", picture("P"), palette_colours, axes="YXS"),
+    ok("I85 picture with palette", picture("P"), palette_colors, axes="YXS"),
     Row(
         "I86 picture 1",
         picture("1"),

@@ -16,19 +16,19 @@ def whole_pass(net: Swin2SRForImageSuperResolution, plane: np.ndarray) -> np.nda
     """Run (C, H, W) pixels of 0 to 1 as the authors' script does.
 
     Pad the far sides symmetrically to the next multiple of the window, run the
-    network, crop. A grey plane enters as three equal channels, and their results are
+    network, crop. A gray plane enters as three equal channels, and their results are
     averaged.
     """
     _, height, width = plane.shape
     window, u = net.config.window_size, net.config.upscale
     far = [(0, (n // window + 1) * window - n) for n in (height, width)]
     padded = np.pad(plane.astype(np.float32), ((0, 0), *far), mode="symmetric")
-    grey = len(plane) < net.config.num_channels
-    if grey:
+    gray = len(plane) < net.config.num_channels
+    if gray:
         padded = np.repeat(padded, net.config.num_channels, axis=0)
     with torch.no_grad():
         result = net(torch.from_numpy(padded[None])).reconstruction[0].numpy()
-    if grey:
+    if gray:
         result = result.astype(np.float64).mean(axis=0, keepdims=True)
     return result[:, : u * height, : u * width]
 

@@ -10,7 +10,7 @@ def repeat(tiles):
     return tiles.repeat(2, axis=-1).repeat(2, axis=-2)
 
 
-def neighbours(tiles):
+def neighbors(tiles):
     """Sum of the 5 x 5 pixels around each, zeros beyond the tile, then `repeat`."""
     height, width = tiles.shape[-2:]
     padded = np.pad(tiles, ((0, 0), (0, 0), (2, 2), (2, 2)))

@@ -50,8 +50,8 @@ def test_the_result_is_a_lazy_dataarray_with_the_same_pixels(model: str) -> None
     np.testing.assert_array_equal(result.values, plain.compute())
 
 
-def test_coordinates_are_the_centres_of_the_new_pixels(model: str) -> None:
-    """x2 of centres 100, 120, ...: 95, 105, 115, ...: outer edges stay at 90."""
+def test_coordinates_are_the_centers_of_the_new_pixels(model: str) -> None:
+    """x2 of centers 100, 120, ...: 95, 105, 115, ...: outer edges stay at 90."""
     result = nsr.apply(raster(), model)
     np.testing.assert_allclose(result.x, 95 + 10 * np.arange(24))
     np.testing.assert_allclose(result.y, 5005 - 10 * np.arange(20))

@@ -19,7 +19,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.toy_network import neighbours, repeat, window_network, windows
+from helpers.toy_network import neighbors, repeat, window_network, windows
 from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange, fit_ranges
@@ -194,8 +194,8 @@ def test_planar_and_interleaved_channels_are_equal():
 @pytest.mark.parametrize("core", [8, 16, 24, 100])
 def test_a_network_with_a_short_reach_has_no_seams(core):
     array = numbers((50, 70))
-    want = np.asarray(make(array, block=neighbours, core=1000, halo=0, dtype="f8"))
-    got = np.asarray(make(array, block=neighbours, core=core, halo=8, dtype="f8"))
+    want = np.asarray(make(array, block=neighbors, core=1000, halo=0, dtype="f8"))
+    got = np.asarray(make(array, block=neighbors, core=core, halo=8, dtype="f8"))
     # Beyond the image's far edge the tile and the image are padded alike.
     np.testing.assert_array_equal(got, want)
 
@@ -344,7 +344,7 @@ def test_the_token_tells_results_apart():
         make(array),
         make(array, core=24),
         make(array, halo=8),
-        make(array, block=neighbours),
+        make(array, block=neighbors),
         make(array, spec=(0, 2)),
         make(array, dtype="f4"),
         make(array, nodata=3),

@@ -54,8 +54,8 @@ def test_converting_some_rows_at_a_time_changes_no_bit(monkeypatch, strip, dtype
     got = make(array, "CYX", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
     want = cast(values.from_model(doubled(values.to_model(array))), dtype)
     np.testing.assert_array_equal(got, want)
-    colours = np.moveaxis(array, 0, -1)
-    got = make(colours, "YXS", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
+    colors = np.moveaxis(array, 0, -1)
+    got = make(colors, "YXS", core=24, halo=8, spec=(3.0, 3777.0)).dask().compute()
     np.testing.assert_array_equal(got, np.moveaxis(want, 0, -1))
 
 
@@ -248,7 +248,7 @@ def test_a_constant_tile_of_a_varied_image_does_call_the_network():
     assert calls
 
 
-# -- colours --------------------------------------------------------------------------
+# -- colors ---------------------------------------------------------------------------
 
 
 def test_rgb_goes_through_the_network_in_one_piece():
@@ -297,7 +297,7 @@ def test_alpha_does_not_depend_on_the_tiles(seed, halo):
     )
 
 
-def test_one_colour_with_a_varied_alpha():
+def test_one_color_with_a_varied_alpha():
     array = np.full((20, 20, 4), 9, np.float32)
     array[..., 3] = numbers((20, 20)) / 4000
     got = np.asarray(make(array, "YXS", None, spec="data"))
