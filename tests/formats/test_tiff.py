@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import struct
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -499,3 +501,30 @@ def test_what_ome_tiff_lacks_is_refused_before_the_run(tmp_path, dtype, wider):
     upscale_file(path, tmp_path / "out.ome.tif", dtype=wider)
     upscale_file(path, tmp_path / "out.ome.zarr")
     assert open_image(tmp_path / "out.ome.zarr").data.dtype == dtype
+
+
+@pytest.mark.parametrize("compression", ["zstd", "jpeg", "packbits"])
+def test_a_codec_that_is_not_installed(tmp_path, compression):
+    """In a process of its own, as tifffile looks for its codecs when it is loaded."""
+    pytest.importorskip("imagecodecs")
+    pixels = noise((64, 48), "uint8")
+    path = write(tmp_path / "in.tif", pixels, compression=compression)
+    script = f"""
+import sys
+sys.modules["imagecodecs"] = None
+from napari_swin2sr.errors import MissingDependencyError
+from napari_swin2sr.formats import open_image
+try:
+    open_image({str(path)!r})
+except MissingDependencyError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    if compression == "packbits":  # which tifffile knows by itself
+        assert done.stdout == ""
+    else:
+        assert "in.tif: its compression needs imagecodecs" in done.stdout
+        assert 'pip install "napari-swin2sr[tiff]"' in done.stdout
+    assert done.stderr == ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_swin2sr.errors import FileError
+from napari_swin2sr.errors import FileError, MissingDependencyError
 from napari_swin2sr.tiles.cache import BlockCache
 from napari_swin2sr.tiles.chunks import ChunkGrid, forward
 
@@ -117,8 +117,11 @@ class TiffArray:
             ):
                 return np.asarray(self._zarr()[place])
         except Exception as error:
-            if "imagecodecs" in str(error):
-                raise
+            if isinstance(error, ImportError) or "imagecodecs" in str(error):
+                raise MissingDependencyError(
+                    f"{self.path}: its compression needs imagecodecs "
+                    f'({error}): pip install "napari-swin2sr[tiff]"'
+                ) from error
             raise FileError(
                 f"{self.path}: the pixels {[(s.start, s.stop) for s in place]} cannot "
                 f"be decoded: {type(error).__name__}: {error}"
