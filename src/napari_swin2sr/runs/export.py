@@ -11,7 +11,7 @@ from napari_swin2sr.replace import scratch_file, written_beside
 from napari_swin2sr.runs.runner import Meter, Progress, check_cancel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from napari_swin2sr.image.record import SpatialImage
@@ -45,32 +45,20 @@ def export(
 
     try:
         with written_beside(target, replace=overwrite) as draft:
-            _write(image, levels, target, draft, cog, software, tick)
+            if draft.suffix.lower() in (".png", ".jpg", ".jpeg"):
+                tick(0, 1)
+                write_picture(image, draft)
+            elif cog:
+                from napari_swin2sr.formats.geotiff import as_cloud_optimized
+
+                with scratch_file(target) as plain:
+                    write_tiff(image, levels, plain, software=software, tick=tick)
+                    as_cloud_optimized(plain, draft)
+            else:
+                write_tiff(image, levels, draft, software=software, tick=tick)
     except Swin2SRError:
         raise
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error}") from error
     meter.tile_done((meter.total - 1,))
     meter.finish()
-
-
-def _write(
-    image: SpatialImage,
-    levels: Sequence[Any],
-    target: Path,
-    draft: Path,
-    cog: bool,
-    software: str,
-    tick: Callable[[int, int], None],
-) -> None:
-    if draft.suffix.lower() in (".png", ".jpg", ".jpeg"):
-        tick(0, 1)
-        write_picture(image, draft)
-    elif cog:
-        from napari_swin2sr.formats.geotiff import as_cloud_optimized
-
-        with scratch_file(target) as plain:
-            write_tiff(image, levels, plain, software=software, tick=tick)
-            as_cloud_optimized(plain, draft)
-    else:
-        write_tiff(image, levels, draft, software=software, tick=tick)
