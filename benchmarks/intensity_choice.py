@@ -37,8 +37,8 @@ def median_extrema(image):
     return min(b.min() for b in bands), max(b.max() for b in bands)
 
 
-def neighbour_extrema(image):
-    """No pixel counts for more than the brightest of its eight neighbours."""
+def neighbor_extrema(image):
+    """No pixel counts for more than the brightest of its eight neighbors."""
     padded = np.pad(image, 1, mode="reflect")
     height, width = image.shape
     around = np.stack(
@@ -58,7 +58,7 @@ STATISTICS = {
     "p1, p99.8": lambda image: np.percentile(image, (1, 99.8)),
     "p0.1, p99.9": lambda image: np.percentile(image, (0.1, 99.9)),
     "3x3 median": median_extrema,
-    "brightest neighbour": neighbour_extrema,
+    "brightest neighbor": neighbor_extrema,
 }
 
 
