@@ -292,7 +292,7 @@ def launch_rows(
         return
     half = torch.bfloat16 if run.gpu else torch.float16
     layer = copy.deepcopy(net.swin2sr.encoder.stages[0].layers[-1]).to(run.device)
-    packed = fast_gpu.PackedLayer.of(layer, half, True)
+    packed = fast_gpu.PackedLayer.from_layer(layer, half, True)
     x = torch.randn(1, run.side, run.side, net.config.embed_dim, device=run.device)
     kernels = (
         ("attention", [{"ATTENTION_LAUNCH": launch} for launch in ATTENTION]),

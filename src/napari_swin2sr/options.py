@@ -224,18 +224,3 @@ def _is_number(value: object) -> bool:
 
 def _is_whole(value: object, *, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def check_precision(precision: str, device: str) -> None:
-    """Refuse arithmetic that a kind of device should not do.
-
-    Raises
-    ------
-    OptionError
-        For "fp16" on a CPU.
-    """
-    if precision == "fp16" and device == "cpu":
-        raise OptionError(
-            "precision='fp16' is several times slower than float32 on a CPU, and less "
-            "exact; choose 'auto', 'fp32' or 'bf16' there, or device='cuda'"
-        )

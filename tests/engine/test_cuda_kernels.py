@@ -140,10 +140,11 @@ def test_kernels_and_operations_round_alike() -> None:
     x = torch.randn(1, 16, 16, 180, device=DEVICE)
     for half in (torch.float16, torch.bfloat16):
         ours, plain = (
-            PackedLayer.of(layer, half, fuse)(x.clone()) for fuse in (True, False)
+            PackedLayer.from_layer(layer, half, fuse)(x.clone())
+            for fuse in (True, False)
         )
         with torch.inference_mode():
-            exact = PackedLayer.of(layer, torch.float32, False)(x)
+            exact = PackedLayer.from_layer(layer, torch.float32, False)(x)
         rounding = (plain - exact).square().mean().sqrt()
         assert (ours - plain).square().mean().sqrt() < rounding
 
@@ -151,7 +152,7 @@ def test_kernels_and_operations_round_alike() -> None:
 def test_without_working_kernels_operations_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A chip with too little shared memory, or a machine without a C compiler."""
+    """A GPU with too little shared memory, or a machine without a C compiler."""
 
     def fails(layer: PackedLayer, x: torch.Tensor) -> None:
         raise ValueError("traceback\nout of resource: shared memory")
@@ -163,19 +164,22 @@ def test_without_working_kernels_operations_go_on(
         forward = GpuForward(net, DEVICE, "fp16")
     assert not forward.fuse
     assert len(caplog.records) == 1
-    assert "ValueError: out of resource: shared memory); going on" in caplog.text
+    assert (
+        "ValueError: out of resource: shared memory); PyTorch's operations run"
+        in caplog.text
+    )
     assert torch.equal(run(forward, x), expected)
     with pytest.raises(ValueError, match="shared memory"):  # asked for by name
         run(GpuForward(net, DEVICE, "fp16", fuse=True), x)
 
 
-def test_grey_is_the_mean_of_the_channels() -> None:
+def test_gray_is_the_mean_of_the_channels() -> None:
     net = network(**SHAPES["lightweight"])
     x = torch.rand(1, 1, 8, 16)
     forward = GpuForward(net, DEVICE, "fp32", fuse=True)
-    colour = run(forward, x.expand(-1, 3, -1, -1))
+    color = run(forward, x.expand(-1, 3, -1, -1))
     torch.testing.assert_close(
-        run(forward, x), colour.mean(1, keepdim=True), rtol=0, atol=1e-5
+        run(forward, x), color.mean(1, keepdim=True), rtol=0, atol=1e-5
     )
 
 

@@ -23,14 +23,14 @@ import json, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from napari_swin2sr.engine import cuda as fast_gpu, cuda_kernels as kernels
+from napari_swin2sr.engine import cuda, cuda_kernels
 from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
 
 capability, shape = int(sys.argv[1]), json.loads(sys.argv[2])
 net = Swin2SRForImageSuperResolution(Swin2SRConfig(**shape))
 layer = net.swin2sr.encoder.stages[0].layers[0]
-packed = fast_gpu.PackedLayer.of(layer, torch.bfloat16, True)
+packed = cuda.PackedLayer.from_layer(layer, torch.bfloat16, True)
 found = {}
 
 class Launch:
@@ -61,7 +61,7 @@ class Launch:
         found[self.kernel.__name__] = compiled.metadata.shared
 
 for name in ("attention_block", "mlp_block"):
-    setattr(kernels, name, Launch(getattr(kernels, name)))
+    setattr(cuda_kernels, name, Launch(getattr(cuda_kernels, name)))
 with torch.no_grad():
     packed(torch.zeros(1, 16, 16, shape["embed_dim"]))
 print(json.dumps(found))

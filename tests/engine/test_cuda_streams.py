@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from helpers.tiny import tiny_net
-from napari_swin2sr.engine import cuda_streams as transfer
+from napari_swin2sr.engine import cuda_streams
 from napari_swin2sr.engine import upscaler as module
 from napari_swin2sr.engine.cuda_streams import TILES_ON_DEVICE, run_on_cuda
 from napari_swin2sr.engine.upscaler import Upscaler
@@ -127,7 +127,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch, "empty", locked)
-    monkeypatch.setattr(transfer, "_lanes", {})
+    monkeypatch.setattr(cuda_streams, "_streams", {})
     KNOWN_TO.clear()
     while WAITING.acquire(blocking=False):
         pass
@@ -137,7 +137,7 @@ def double(x: Tensor) -> Tensor:
     return x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 
-def test_the_host_gets_what_the_last_stream_in_line_made(fake_cuda: None) -> None:
+def test_the_host_gets_what_the_last_stream_made(fake_cuda: None) -> None:
     """Without any of the waits, NaN would come out of these streams."""
     x = torch.rand(2, 3, 8, 16)
     y = run_on_cuda(x, on_device(double), DEVICE)
@@ -154,18 +154,18 @@ def test_the_allocator_knows_every_stream(fake_cuda: None) -> None:
         return y
 
     run_on_cuda(torch.rand(1, 1, 8, 8), forward, DEVICE)
-    lanes = transfer._lanes[DEVICE]
-    copies = {lanes._copies.get() for _ in range(TILES_ON_DEVICE)}
+    streams = cuda_streams._streams[DEVICE]
+    copies = {streams._copies.get() for _ in range(TILES_ON_DEVICE)}
     tiles, y = (KNOWN_TO[tensor.data_ptr()] for tensor in seen)
-    assert tiles == {lanes._kernels}
+    assert tiles == {streams._kernels}
     assert len(y) == 1
     assert y <= copies
 
 
-def test_another_tile_is_put_in_line_while_the_first_one_runs(fake_cuda: None) -> None:
+def test_another_tile_is_enqueued_while_the_first_one_runs(fake_cuda: None) -> None:
     """At most `TILES_ON_DEVICE` at a time, and no lock is held while they run."""
     running, may_end = threading.Semaphore(0), threading.Event()
-    in_line: list[int] = []
+    enqueued: list[int] = []
 
     def kernel(x: Tensor) -> Tensor:
         running.release()
@@ -173,7 +173,7 @@ def test_another_tile_is_put_in_line_while_the_first_one_runs(fake_cuda: None) -
         return double(x)
 
     def forward(x: Tensor) -> Tensor:
-        in_line.append(1)
+        enqueued.append(1)
         return on_device(kernel)(x)  # type: ignore[operator]
 
     inputs = [torch.rand(1, 1, 8, 8) for _ in range(5)]
@@ -184,7 +184,7 @@ def test_another_tile_is_put_in_line_while_the_first_one_runs(fake_cuda: None) -
             for _ in range(TILES_ON_DEVICE):
                 assert WAITING.acquire(timeout=10)
             assert not WAITING.acquire(timeout=0.2)
-            assert len(in_line) == TILES_ON_DEVICE
+            assert len(enqueued) == TILES_ON_DEVICE
         finally:
             may_end.set()
         for x, job in zip(inputs, jobs, strict=True):
@@ -216,7 +216,7 @@ def test_without_page_locked_memory_it_is_ordinary(
         return empty(shape)
 
     monkeypatch.setattr(torch, "empty", refuses)
-    assert transfer._page_locked((2, 3)).shape == (2, 3)
+    assert cuda_streams._page_locked((2, 3)).shape == (2, 3)
 
 
 # -- the upscaler on such a device ----------------------------------------------------

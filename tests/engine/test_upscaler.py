@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import subprocess
 import sys
 import textwrap
@@ -20,8 +21,9 @@ from torch import Tensor
 
 from helpers.tiny import tiny_config, tiny_folder, tiny_net
 from napari_swin2sr.engine import upscaler as module
-from napari_swin2sr.engine.splitting import cuts
-from napari_swin2sr.engine.upscaler import Upscaler, load_model
+from napari_swin2sr.engine.backends import SWITCH
+from napari_swin2sr.engine.cpu_native import load_kernels
+from napari_swin2sr.engine.upscaler import Upscaler, load_model, splits
 from napari_swin2sr.errors import (
     InferenceError,
     InputError,
@@ -210,10 +212,16 @@ def test_memory_is_free_again_before_the_retry(
     assert len(held) == 2
 
 
-def test_real_memory_runs_out(tmp_path: Path) -> None:
-    """With too little address space for the batch, the result is still the same."""
+@pytest.mark.parametrize("way", ["PyTorch", "kernels"])
+def test_real_memory_runs_out(way: str, tmp_path: Path) -> None:
+    """With too little address space for the batch, the result is still the same.
+
+    The way is forced: memory that the measurement has left behind would serve.
+    """
     resource = pytest.importorskip("resource", reason="no RLIMIT_AS on this system")
     assert resource
+    if way == "kernels" and load_kernels("fp32") is None:
+        pytest.skip("no C compiler, or no vectors that the kernels know")
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -224,15 +232,15 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
             from helpers.tiny import tiny_net
             from napari_swin2sr.engine.upscaler import Upscaler
             torch.set_num_threads(1)
+            upscaler = Upscaler(tiny_net(), "cpu")
             said = []
             handler = logging.Handler()
             handler.emit = lambda record: said.append(record.getMessage())
             logging.getLogger("napari_swin2sr").addHandler(handler)
-            upscaler = Upscaler(tiny_net(), "cpu")
             x = np.random.default_rng(0).random((8, 3, 384, 384), np.float32)
             upscaler(x[:1, :, :64, :64])
             used = int(open("/proc/self/statm").read().split()[0]) * 4096
-            for megabytes in (190, 160):
+            for megabytes in range(190, 90, -30):
                 resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, -1))
                 y = upscaler(x)
                 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
@@ -246,18 +254,22 @@ def test_real_memory_runs_out(tmp_path: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc to measure the address space")
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=240
+        [sys.executable, str(script)],
+        env=os.environ | {SWITCH: "0" if way == "PyTorch" else "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
-    assert "smaller pieces" in done.stdout
+    assert "smaller sub-tiles" in done.stdout
 
 
-def test_cuts_get_smaller_down_to_one_window() -> None:
-    ways = list(cuts(4, (512, 256), window=8, halo=24, upscale=2))
+def test_splits_get_smaller_down_to_one_window() -> None:
+    ways = list(splits(4, (512, 256), window=8, halo=24, upscale=2))
     assert [way.batch for way in ways[:3]] == [4, 2, 1]
     pixels = [way.pixels for way in ways]
     assert pixels == sorted(set(pixels), reverse=True)
-    assert ways[-1].piece_shape == (56, 56)  # one window and the halo around it
+    assert ways[-1].largest == (56, 56)  # one window and the halo around it
 
 
 # -- failures and precision -----------------------------------------------------------
@@ -328,9 +340,24 @@ def test_bf16_is_close_to_float32() -> None:
 # -- devices --------------------------------------------------------------------------
 
 
-def test_half_precision_is_refused_on_a_cpu() -> None:
-    with pytest.raises(OptionError, match=r"fp16.*slower.*'bf16'"):
-        Upscaler(tiny_net(), "cpu", "fp16")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_float32_runs_where_16_bits_are_slower_and_says_so_once(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "has_bfloat16", lambda: False)
+    folder, x = tiny_folder(tmp_path), tiles(1, 3, 16, 16)
+    exact = load_model(folder, device="cpu", precision="fp32")
+    text = rf"precision='{precision}'.*float32 runs instead"
+    with pytest.warns(UserWarning, match=text):
+        model = load_model(folder, device="cpu", precision=precision)
+    assert model.precision == "fp32"
+    np.testing.assert_array_equal(model(x), exact(x))
+    assert load_model(folder, device="cpu", precision=precision) is model  # no warning
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"'int8' is not one of auto, fp32, bf16"):
+        Upscaler(tiny_net(), "cpu", "int8")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

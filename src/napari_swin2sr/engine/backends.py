@@ -32,6 +32,7 @@ from napari_swin2sr.replace import written_beside
 
 if TYPE_CHECKING:
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.weights.config import Swin2SRConfig
 
 logger = logging.getLogger(__name__)
 
@@ -82,20 +83,10 @@ class Choice:
 def prepare(
     net: Swin2SRForImageSuperResolution, device: torch.device, precision: str
 ) -> Forward:
-    """Return the fastest way to run a network on a device.
+    """Return the fastest way to run a network on a device; threads may share it.
 
-    Parameters
-    ----------
-    net : the network, in evaluation mode; not changed, and not needed afterwards
-    device : where the tiles are and the results go
-    precision : "fp32", "bf16" or "fp16": operands of the products inside the
-        transformer. Everything else is float32. A CPU runs float32 where that is
-        faster, as it is without such arithmetic
-
-    Returns
-    -------
-    Forward
-        Like `net.upscale_tile`, without state: threads may share it.
+    The network is copied. `precision` ("fp32", "bf16" or "fp16") is that of the
+    products inside the transformer; a CPU runs float32 where that is faster.
     """
     if device.type == "cuda":
         from napari_swin2sr.engine.cuda import GpuForward
@@ -114,20 +105,16 @@ def prepare_cpu(
 ) -> tuple[Forward, Choice]:
     """Return the fastest way to run a network on the CPU, and why it was taken.
 
-    Raises
-    ------
-    OptionError
-        If the environment asks for what this processor does not have.
+    `OptionError` if the environment asks for what this processor does not have.
     """
     wanted = _wanted()
     ways = _offered(net, precision, wanted)
+    forced = "nothing else is offered" if wanted == "auto" else f"{SWITCH}={wanted}"
     with one_thread():
         if wanted == "auto" and len(ways) > 1:
             found = _fastest(net, ways)
-        elif wanted == "auto":
-            found = _first(net, ways, "nothing else is offered")
         else:
-            found = _first(net, ways, f"{SWITCH}={wanted}")
+            found = _first(net, ways, forced)
     if found is None:
         plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
         return plain.upscale_tile, Choice("plain network", "nothing else is right", {})
@@ -216,20 +203,25 @@ def _fastest(
     return made[name], Choice(name, "the fastest, measured now", seconds)
 
 
+def gray_ramp(config: Swin2SRConfig, windows: int) -> Tensor:
+    """Return a tile of so many windows a side to try a network on, 0 to 1."""
+    side = windows * config.window_size
+    ramp = torch.linspace(0, 1, side**2).view(1, 1, side, side)
+    return ramp.expand(-1, config.num_channels, -1, -1)
+
+
 def _made(net: Swin2SRForImageSuperResolution, way: Way) -> CpuForward | None:
     """Return the network for a way, if its pixels are those of the network itself."""
     forward = way.make(net)
     if forward is None:
         return None
-    side = 2 * net.config.window_size
-    ramp = torch.linspace(0, 1, side**2).reshape(1, 1, side, side)
-    ramp = ramp.expand(-1, net.config.num_channels, -1, -1)
+    ramp = gray_ramp(net.config, windows=2)
     with torch.inference_mode():
         expected = forward.net.upscale_tile(ramp)
         error = float((forward(ramp) - expected).abs().max())
     if error <= TOLERANCE[way.precision] * max(1.0, float(expected.abs().max())):
         return forward
-    logger.warning("%s is off by %s here; going without", way.name, error)
+    logger.warning("%s is off by %s here and is not used", way.name, error)
     return None
 
 

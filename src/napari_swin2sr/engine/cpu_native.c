@@ -235,7 +235,7 @@ struct space { /* of one thread */
 };
 
 /* Scale the columns of n rows to length `scale`. */
-INLINE void normalise_columns(int n, row *x, float scale)
+INLINE void normalize_columns(int n, row *x, float scale)
 {
     for (int v = 0; v < VECTORS; v += 4) {
         vec sum[4];
@@ -300,8 +300,8 @@ static void attend(const struct layer *l, int kind, struct space *s)
     for (int head = 0; head < l->heads; head++) {
         multiply(&(struct product){3 * d, DEPTH(c), l->qkv + (long)head * 3 * d * DEPTH(c), DEPTH(c),
                                  1, x, l->qkv_bias + head * 3 * d, NULL, s->head});
-        normalise_columns(d, s->head, l->scale[head]);
-        normalise_columns(d, s->head + d, 1.f);
+        normalize_columns(d, s->head, l->scale[head]);
+        normalize_columns(d, s->head + d, 1.f);
         vec sums[VECTORS];
         attention_weights(l, head, kind, s, sums);
         row *mixed = s->mixed + head * d;
@@ -340,7 +340,7 @@ struct grid { /* images of tall x wide windows */
     int tall, wide;
 };
 
-/* The block of a window at line y and column x (of its neighbours: from -1 to 2), as an
+/* The block of a window at line y and column x (of its neighbors: from -1 to 2), as an
  * index in blocks; -1 outside of the image, unless it comes around. */
 INLINE long find_block(const struct grid *g, long w, int y, int x, int shift, int around)
 {
@@ -440,13 +440,13 @@ struct convolution { /* 3 x 3, zeros outside of the image */
     const float *bias;
 };
 
-#define PATCH 10 /* lines of a window and its neighbours; of 4 + 8 + 4 pixels */
+#define PATCH 10 /* lines of a window and its neighbors; of 4 + 8 + 4 pixels */
 
 typedef struct { /* numbers, or pairs of bfloat16 */
     char pixel[16][4];
 } line;
 
-/* Gather a window and its neighbours as operands: (DEPTH(channels), PATCH). */
+/* Gather a window and its neighbors as operands: (DEPTH(channels), PATCH). */
 static void load_patch(const struct grid *g, long w, int channels, const vec *in, line *patch)
 {
     for (int place = 0; place < 16; place++) {

@@ -92,39 +92,32 @@ INSTRUCTION_SETS = {
 """Those that the source knows, the ones with the longest vectors first."""
 
 
+def _fields(integers: str, floats: str = "", pointers: str = "") -> list[Any]:
+    """Return the fields of a struct: first its integers, then floats, then pointers."""
+    names = (integers, ctypes.c_int), (floats, ctypes.c_float)
+    kinds = (*names, (pointers, ctypes.c_void_p))
+    return [(name, kind) for words, kind in kinds for name in words.split()]
+
+
 class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("channels", "heads", "hidden", "shift")),
-        ("epsilon", ctypes.c_float),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                *("scale", "position", "mask", "qkv", "project", "expand", "reduce"),
-                *("qkv_bias", "project_bias", "expand_bias", "reduce_bias"),
-                *("norm1", "norm2"),
-            )
-        ),
+    _fields_ = _fields(
+        "channels heads hidden shift",
+        "epsilon",
+        "scale position mask qkv project expand reduce "
+        "qkv_bias project_bias expand_bias reduce_bias norm1 norm2",
     )
 
 
 class _Norm(ctypes.Structure):
-    _fields_ = (
-        ("channels", ctypes.c_int),
-        ("epsilon", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("a", "bias", "norm")),
-    )
+    _fields_ = _fields("channels", "epsilon", "a bias norm")
 
 
 class _Convolution(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_int) for name in ("in_channels", "out_channels")),
-        ("slope", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in ("a", "bias")),
-    )
+    _fields_ = _fields("in_channels out_channels", "slope", "a bias")
 
 
 class _Grid(ctypes.Structure):
-    _fields_ = (("tall", ctypes.c_int), ("wide", ctypes.c_int))
+    _fields_ = _fields("tall wide")
 
 
 # -- compiling -----------------------------------------------------------------------
@@ -210,7 +203,7 @@ def load_kernels(precision: str, instructions: str | None = None) -> ctypes.CDLL
             command = [compiler, *FLAGS, *flags, *half]
             return ctypes.CDLL(str(_compiled(command, version, folder)))
     except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("the CPU kernels cannot be compiled (%s); going without", error)
+        logger.warning("the CPU kernels cannot be compiled (%s)", error)
         if isinstance(error, subprocess.TimeoutExpired):
             hung.add(compiler)
         return None
@@ -272,13 +265,13 @@ def is_private(path: Path) -> bool:
 
 @contextmanager
 def cache_folder() -> Iterator[Path]:
-    """Give a folder that only this user can write to; else one for the time being."""
+    """Give a folder that only this user can write to; else a temporary one."""
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = base / "napari-swin2sr"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         usable = is_private(folder) and os.access(folder, os.W_OK)
-    except (OSError, RuntimeError):  # RuntimeError: nobody knows this user's home
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
         usable = False
     if usable:
         yield folder
@@ -299,7 +292,9 @@ class Kernel:
     tensors: tuple[Tensor, ...]  # what the addresses in `weights` belong to
 
     @classmethod
-    def of(cls, function: Any, kind: Any, numbers: Any, **tensors: Tensor) -> Kernel:
+    def from_weights(
+        cls, function: Any, kind: Any, numbers: Any, **tensors: Tensor
+    ) -> Kernel:
         """Bind weights to a kernel."""
         held = {k: v.contiguous().clone() for k, v in tensors.items()}
         addresses = {k: v.data_ptr() for k, v in held.items()}
@@ -347,7 +342,7 @@ class Packer:
             "shift": int(layer.shift > 0),
             "epsilon": layer.layernorm_before.eps,
         }
-        return Kernel.of(
+        return Kernel.from_weights(
             self.kernels.swin_layer,
             _Layer,
             numbers,
@@ -367,12 +362,12 @@ class Packer:
         )
 
     def convolution(self, conv: nn.Conv2d, slope: float = 1.0) -> Kernel:
-        """Pack a 3x3 convolution, or a 1x1 one as its centre."""
+        """Pack a 3x3 convolution, or a 1x1 one as its center."""
         weight = conv.weight
         if weight.shape[-1] == 1:
             weight = F.pad(weight, (1, 1, 1, 1))
         assert conv.bias is not None
-        return Kernel.of(
+        return Kernel.from_weights(
             self.kernels.swin_convolution,
             _Convolution,
             {
@@ -391,7 +386,7 @@ class Packer:
             assert before.bias is not None
             linear = {"a": self.operand(before.weight[:, :, 0, 0]), "bias": before.bias}
         numbers = {"channels": norm.weight.numel(), "epsilon": norm.eps}
-        return Kernel.of(
+        return Kernel.from_weights(
             self.kernels.swin_norm, _Norm, numbers, norm=norm_weights(norm), **linear
         )
 
@@ -420,7 +415,7 @@ class Runner:
         self.grid = _Grid(height // WINDOW, width // WINDOW)
 
     def empty(self, channels: int) -> Tensor:
-        """Return room for features in blocks: (N, H / 4, W / 4, C, 16)."""
+        """Return memory for features in blocks: (N, H / 4, W / 4, C, 16)."""
         shape = (self.images, 2 * self.grid.tall, 2 * self.grid.wide)
         return torch.empty((*shape, channels, BLOCK**2))
 
@@ -454,12 +449,9 @@ class Runner:
 
 
 class NativeForward(CpuForward):
-    """A network for the compiled kernels; see `prepare_native`.
+    """A network with windows of 8 pixels for the compiled kernels; it is copied.
 
-    Parameters
-    ----------
-    net : the network, with windows of 8 pixels; it is copied
-    kernels : for float32, and for the products inside the transformer
+    `kernels` are those for float32 and for the products inside the transformer.
     """
 
     def __init__(
@@ -499,7 +491,7 @@ class NativeForward(CpuForward):
         return lambda: run(layer, source, other)
 
     def run_body(self, pixels: Tensor) -> Tensor:
-        """Turn normalised pixels (N, channels, H, W) into the head's input."""
+        """Turn normalized pixels (N, channels, H, W) into the head's input."""
         images, channels, height, width = pixels.shape
         blocks = pixels.view(images, channels, height // BLOCK, BLOCK, -1, BLOCK)
         blocks = blocks.permute(0, 2, 4, 1, 3, 5).contiguous()
@@ -534,8 +526,7 @@ def prepare_native(
 ) -> NativeForward | None:
     """Return a network for the compiled kernels, if there are some that serve it.
 
-    Without a name of instructions, those with the longest vectors are used. Whether the
-    result is right is for the caller to see.
+    Without a name of instructions, those with the longest vectors are used.
     """
     if not serves(net):
         return None

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_swin2sr.model.windows import pad_to_window, shift_mask, to_windows
+from napari_swin2sr.model.windows import shift_mask, to_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -92,11 +92,8 @@ def single_threaded_workers(count: int) -> Iterator[Map]:
 class CpuForward:
     """A network packed for one precision: (N, C, H, W) -> (N, C, uH, uW) float32.
 
-    Parameters
-    ----------
-    net : the network; it is copied
-    half : type of the operands of the matrix products of queries, keys, values,
-        projections and perceptrons; everything else is float32
+    The network is copied. `half` is the type of the operands of the products of
+    queries, keys, values, projections and MLPs; everything else is float32.
     """
 
     def __init__(
@@ -106,6 +103,11 @@ class CpuForward:
         with torch.no_grad():
             self.pack(half)
 
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Upscale tiles of (N, C, H, W) float32; sides of any length."""
+        return self.net.upscale_tile(x, self.run_body)
+
     def pack(self, half: torch.dtype) -> None:
         """Pack the transformer's weights."""
         self.window = self.net.config.attention_window
@@ -114,7 +116,7 @@ class CpuForward:
             2 * self.window, 2 * self.window, self.window, self.shift, torch.ones(1)
         ).squeeze(1)  # windows elsewhere, at the right, at the bottom, at both
         self.stages = [
-            PackedStage.of(cast("Stage", stage), half)
+            PackedStage.from_stage(cast("Stage", stage), half)
             for stage in self.net.swin2sr.encoder.stages
         ]
 
@@ -125,23 +127,8 @@ class CpuForward:
         x = torch.linspace(-1, 1, 16 * layer.pixels * channels).view(-1, channels)
         return lambda: layer(x.clone(), kinds, self.mask)
 
-    @torch.inference_mode()
-    def __call__(self, x: Tensor) -> Tensor:
-        """Upscale tiles of (N, C, H, W) float32; sides of any length."""
-        net, body, config = self.net, self.net.swin2sr, self.net.config
-        height, width = x.shape[-2:]
-        grey = x.shape[1] == 1 < config.num_channels
-        if grey:
-            x = x.expand(-1, config.num_channels, -1, -1)
-        body.check_input(x)
-        pixels = body.normalise(pad_to_window(x, config.window_size))
-        features = self.run_body(pixels)
-        result = body.denormalise(net.head(features, pixels, grey))
-        upscale = config.upscale
-        return result[..., : upscale * height, : upscale * width]
-
     def run_body(self, pixels: Tensor) -> Tensor:
-        """Turn normalised pixels (N, channels, H, W) into the head's input.
+        """Turn normalized pixels (N, channels, H, W) into the head's input.
 
         Maps of a whole image are let go as soon as they have served.
         """
@@ -149,7 +136,7 @@ class CpuForward:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         shallow = body.first_convolution(pixels)
         stream = body.embeddings["patch_embeddings"](shallow)
-        plan = WindowPlan.of(stream, self.window, self.shift)
+        plan = WindowPlan.from_shape(stream.shape, self.window, self.shift)
         with single_threaded_workers(torch.get_num_threads()) as run_all:
             for stage in self.stages:
                 stream = stage(stream, plan, self.mask, run_all).add_(stream)
@@ -171,9 +158,9 @@ class WindowPlan:
     kinds: Tensor
 
     @classmethod
-    def of(cls, stream: Tensor, window: int, shift: int) -> WindowPlan:
-        """Make the plan for (N, H, W, C)."""
-        n, height, width, _ = stream.shape
+    def from_shape(cls, shape: torch.Size, window: int, shift: int) -> WindowPlan:
+        """Make the plan for features of (N, H, W, C)."""
+        n, height, width, _ = shape
         numbers = torch.arange(n * height * width).view(n, height, width, 1)
         rolled = numbers.roll((-shift, -shift), (1, 2))
         kinds = torch.zeros(n, height // window, width // window, dtype=torch.int64)
@@ -205,48 +192,32 @@ class PackedStage:
     convolution: nn.Module
 
     @classmethod
-    def of(cls, stage: Stage, half: torch.dtype) -> PackedStage:
-        """Pack a stage; a 3x3 and the 1x1 convolution after it become one."""
-        layers = tuple(PackedLayer.of(cast("Layer", x), half) for x in stage.layers)
-        projection = stage.patch_embed.projection
-        if isinstance(stage.conv, nn.Conv2d):
-            return cls(layers, merge_convolutions(stage.conv, projection))
-        return cls(layers, nn.Sequential(stage.conv, projection))
+    def from_stage(cls, stage: Stage, half: torch.dtype) -> PackedStage:
+        """Pack a stage for matrix products in `half`."""
+        layers = (PackedLayer.from_layer(cast("Layer", x), half) for x in stage.layers)
+        return cls(tuple(layers), stage_convolution(stage))
 
     def __call__(
         self, stream: Tensor, plan: WindowPlan, mask: Tensor, run_all: Map
     ) -> Tensor:
         """Return what the stage adds to (N, H, W, C)."""
-        channels = stream.shape[-1]
-        rows = stream.reshape(-1, channels)
-        pixels = self.layers[0].pixels
-        group = pixels * max(1, GROUP_BYTES // (4 * pixels**2))
+        rows = stream.reshape(-1, stream.shape[-1])
         order = torch.arange(len(rows))
         for layer in self.layers:
             wanted = plan.order(layer.shifted)
-            index = moves(order, wanted)
-            result = torch.empty_like(rows)
-
-            def run(
-                start: int,
-                layer: PackedLayer = layer,
-                rows: Tensor = rows,
-                index: Tensor = index,
-                result: Tensor = result,
-            ) -> None:
-                part = slice(start, start + group)
-                kinds = plan.kinds[start // pixels : (start + group) // pixels]
-                with torch.inference_mode():
-                    x = rows.index_select(0, index[part])
-                    result[part] = layer(x, kinds, mask)
-
-            for _ in run_all(run, range(0, len(rows), group)):
-                pass
-            rows, order = result, wanted
-            del run, result  # the function's defaults hold maps, too
+            rows = layer.run(rows, moves(order, wanted), plan.kinds, mask, run_all)
+            order = wanted
         rows = rows.index_select(0, moves(order, torch.arange(len(rows))))
         image = rows.view(stream.shape).permute(0, 3, 1, 2)
         return cast("Tensor", self.convolution(image).permute(0, 2, 3, 1))
+
+
+def stage_convolution(stage: Stage) -> nn.Module:
+    """Return a stage's convolutions; a 3x3 and the 1x1 after it become one."""
+    projection = stage.patch_embed.projection
+    if isinstance(stage.conv, nn.Conv2d):
+        return merge_convolutions(stage.conv, projection)
+    return nn.Sequential(stage.conv, projection)
 
 
 def merge_convolutions(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -280,7 +251,7 @@ class PackedLayer:
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
 
     @classmethod
-    def of(cls, layer: Layer, half: torch.dtype) -> PackedLayer:
+    def from_layer(cls, layer: Layer, half: torch.dtype) -> PackedLayer:
         """Pack a layer for matrix products in `half`."""
         attention = cast("WindowAttention", layer.attention["self"])
         heads, dim = attention.heads, attention.query.in_features
@@ -300,7 +271,6 @@ class PackedLayer:
         v_bias = rows_per_head(bias_of[1][:, None])
         v_bias[features :: features + padding] = 1
         qk_weight = torch.cat((attention.query.weight, attention.key.weight))
-        expand, reduce = layer.intermediate.dense, layer.output.dense
 
         def packed(linear: nn.Linear) -> tuple[Tensor, Tensor]:
             return linear.weight.T.to(half), linear.bias.to(half)
@@ -319,10 +289,27 @@ class PackedLayer:
                 rows_per_head(project.weight.T).to(half),
                 project.bias.to(half),
             ),
-            expand=packed(expand),
-            reduce=packed(reduce),
+            expand=packed(layer.intermediate.dense),
+            reduce=packed(layer.output.dense),
             norms=(layer.layernorm_before, layer.layernorm_after),
         )
+
+    def run(
+        self, rows: Tensor, index: Tensor, kinds: Tensor, mask: Tensor, run_all: Map
+    ) -> Tensor:
+        """Apply the layer to the rows of an index (pixels, C), in groups of windows."""
+        result = torch.empty_like(rows)
+        windows = max(1, GROUP_BYTES // (4 * self.pixels**2))
+
+        def run_group(first: int) -> None:
+            part = slice(first * self.pixels, (first + windows) * self.pixels)
+            with torch.inference_mode():
+                x = rows.index_select(0, index[part])
+                result[part] = self(x, kinds[first : first + windows], mask)
+
+        for _ in run_all(run_group, range(0, len(kinds), windows)):
+            pass
+        return result
 
     def __call__(self, x: Tensor, kinds: Tensor, mask: Tensor) -> Tensor:
         """Apply the layer to (windows * pixels, C); see `WindowPlan` for the kinds."""

@@ -1,7 +1,7 @@
 """The fast path on CUDA: fused Triton kernels and half-precision convolutions.
 
 In "bf16" and "fp16" the products inside the transformer and the stages' convolutions
-take 16-bit operands. Input, first convolution, residual stream, normalisation, logits
+take 16-bit operands. Input, first convolution, residual stream, normalization, logits
 and head stay float32 (their convolutions may use TF32, whose mantissa is float16's).
 In "fp32" everything is float32 and TF32 is off. Without Triton the same packed weights
 go through PyTorch's own operations.
@@ -18,13 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_swin2sr.engine.cpu_torch import merge_convolutions
-from napari_swin2sr.model.windows import (
-    from_windows,
-    pad_to_window,
-    shift_mask,
-    to_windows,
-)
+from napari_swin2sr.engine.cpu_torch import stage_convolution
+from napari_swin2sr.model.windows import from_windows, shift_mask, to_windows
 
 if TYPE_CHECKING:
     from napari_swin2sr.model.swin2sr import (
@@ -53,7 +48,7 @@ ATTENTION_LAUNCH = {"num_warps": 4, "num_stages": 1}
 MLP_LAUNCH = {"num_warps": 8, "num_stages": 2}
 """Warps per program, so many that accumulators fit in registers, and copies of weight
 blocks in shared memory: more would keep a second window off the processor, or fit no
-chip with less than 100 KB."""
+GPU with less than 100 KB."""
 
 NEVER = -1e9
 """Logit of the padding columns of a window that has fewer pixels than its tile."""
@@ -72,16 +67,8 @@ def can_fuse(net: Swin2SRForImageSuperResolution) -> bool:
 class GpuForward:
     """A network packed for one precision: (N, C, H, W) -> (N, C, uH, uW) float32.
 
-    Parameters
-    ----------
-    net : the network, anywhere; it is copied
-    device : where tiles come from and results go to
-    precision : "fp32", "bf16" or "fp16"
-    fuse : use the Triton kernels; by default in 16 bits, where they run
-
-    Attributes
-    ----------
-    fuse : whether it uses the Triton kernels
+    The network is copied; tiles and results are on the device. `fuse` tells whether to
+    use the Triton kernels: by default in 16 bits, where they run.
     """
 
     def __init__(
@@ -103,12 +90,12 @@ class GpuForward:
         self.fuse = fuse
         with torch.no_grad():
             self.stages = [
-                PackedStage.of(cast("Stage", stage), self.half, fuse)
+                PackedStage.from_stage(cast("Stage", stage), self.half, fuse)
                 for stage in self.net.swin2sr.encoder.stages
             ]
 
     def _kernels_run(self, device: torch.device) -> bool:
-        """Try the kernels: they need a C compiler, and chips differ in what fits."""
+        """Try the kernels: they need a C compiler, and GPUs differ in what fits."""
         config = self.net.config
         shape = (1, config.num_channels, config.window_size, config.window_size)
         try:
@@ -116,8 +103,8 @@ class GpuForward:
                 self(torch.zeros(shape, device=device))
         except Exception as error:
             logger.warning(
-                "%s: the fused kernels cannot be used (%s: %s); going on with "
-                "PyTorch's operations, which are slower",
+                "%s: the fused kernels cannot be used (%s: %s); PyTorch's operations "
+                "run instead, which are slower",
                 *(device, type(error).__name__, str(error).strip().split("\n")[-1]),
             )
             return False
@@ -125,28 +112,23 @@ class GpuForward:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
-        net, body = self.net, self.net.swin2sr
-        config = net.config
-        height, width = x.shape[-2:]
-        grey = x.shape[1] == 1 < config.num_channels
-        if grey:
-            x = x.expand(-1, config.num_channels, -1, -1)
         tf32 = self.half != torch.float32
         with (
             torch.cuda.device_of(x),  # Triton launches on the current device
             torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
         ):
-            pixels = body.normalise(pad_to_window(x, config.window_size))
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            shallow = body.first_convolution(pixels)
-            stream = body.embeddings["patch_embeddings"](shallow).contiguous()
-            for stage in self.stages:
-                stream = stage(stream)
-            deep = body.layernorm(stream).permute(0, 3, 1, 2)
-            features = body.conv_after_body(deep) + shallow
-            result = body.denormalise(net.head(features, pixels, grey))
-        u = config.upscale
-        return result[..., : u * height, : u * width]
+            return self.net.upscale_tile(x, self._run_body)
+
+    def _run_body(self, pixels: Tensor) -> Tensor:
+        """Turn normalized pixels (N, channels, H, W) into the head's input."""
+        body = self.net.swin2sr
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        shallow = body.first_convolution(pixels)
+        stream = body.embeddings["patch_embeddings"](shallow).contiguous()
+        for stage in self.stages:
+            stream = stage(stream)
+        deep = body.layernorm(stream).permute(0, 3, 1, 2)
+        return cast("Tensor", body.conv_after_body(deep) + shallow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +139,12 @@ class PackedStage:
     convolution: nn.Module
 
     @classmethod
-    def of(cls, stage: Stage, half: torch.dtype, fuse: bool) -> PackedStage:
-        """Pack a stage; a 3x3 and the 1x1 convolution after it become one."""
-        layers = tuple(
-            PackedLayer.of(cast("Layer", layer), half, fuse) for layer in stage.layers
+    def from_stage(cls, stage: Stage, half: torch.dtype, fuse: bool) -> PackedStage:
+        """Pack a stage for products in `half`."""
+        layers = (
+            PackedLayer.from_layer(cast("Layer", x), half, fuse) for x in stage.layers
         )
-        convolution: nn.Module = nn.Sequential(stage.conv, stage.patch_embed.projection)
-        if isinstance(stage.conv, nn.Conv2d):
-            convolution = merge_convolutions(stage.conv, stage.patch_embed.projection)
-        return cls(layers, convolution.to(half))
+        return cls(tuple(layers), stage_convolution(stage).to(half))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the stage to (N, H, W, C) float32, which is not changed."""
@@ -179,7 +158,7 @@ class PackedStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedLayer:
-    """The weights of a transformer layer, as `kernels` takes them.
+    """The weights of a transformer layer, as `cuda_kernels` takes them.
 
     Channels are padded with zeros to `blocks * CHANNEL_BLOCK`, features per head to
     a power of two from 16, hidden columns to multiples of `HIDDEN_BLOCK`.
@@ -203,7 +182,7 @@ class PackedLayer:
     norm2: nn.LayerNorm
 
     @classmethod
-    def of(cls, layer: Layer, half: torch.dtype, fuse: bool) -> PackedLayer:
+    def from_layer(cls, layer: Layer, half: torch.dtype, fuse: bool) -> PackedLayer:
         """Pack a layer for products in `half`."""
         attention = cast("WindowAttention", layer.attention["self"])
         dense = cast("Dense", layer.attention["output"]).dense

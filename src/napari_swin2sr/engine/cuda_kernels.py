@@ -2,9 +2,9 @@
 
 A block is ``x + LN(attention(x))`` followed by ``x + LN(mlp(x))``. Each half is one
 kernel that reads the float32 residual stream once and writes it once; queries, keys,
-logits, probabilities and the hidden layer of the MLP never leave the chip. Matrix
-products take operands in the type of the packed weights (bfloat16, float16, or
-float32 for checking) and add up in float32; normalisation, logits, softmax and the
+logits, probabilities and the hidden layer of the MLP never leave the GPU's processors.
+Matrix products take operands in the type of the packed weights (bfloat16, float16, or
+float32 for checking) and add up in float32; normalization, logits, softmax and the
 residual stream are float32.
 
 Channels are cut into `NB` blocks of `BC` (180 channels: 3 x 64), because a power of
@@ -32,7 +32,7 @@ def _load_rows(x, rows, columns, valid, C: tl.constexpr):
 
 
 @triton.jit
-def _add_normalised(
+def _add_normalized(
     x, out, rows, columns, valid, value, mean, rstd, gamma, beta, C: tl.constexpr
 ):
     """Write x + LN(value) for one block of channels."""
@@ -62,7 +62,7 @@ def _store_block(
     x, out, rows, valid, a0, a1, a2, a3, bias, gamma, beta, eps,
     C: tl.constexpr, NB: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Add the bias, normalise over all channels, add the residual, write."""
+    """Add the bias, normalize over all channels, add the residual, write."""
     c0 = tl.arange(0, BC)
     c1, c2, c3 = c0 + BC, c0 + 2 * BC, c0 + 3 * BC
     a0 += tl.load(bias + c0, mask=c0 < C, other=0.0)[None, :]
@@ -85,13 +85,13 @@ def _store_block(
     if NB > 3:
         squares += _squares(a3, mean, c3, C)
     rstd = 1.0 / tl.sqrt(squares / C + eps)
-    _add_normalised(x, out, rows, c0, valid, a0, mean, rstd, gamma, beta, C)
+    _add_normalized(x, out, rows, c0, valid, a0, mean, rstd, gamma, beta, C)
     if NB > 1:
-        _add_normalised(x, out, rows, c1, valid, a1, mean, rstd, gamma, beta, C)
+        _add_normalized(x, out, rows, c1, valid, a1, mean, rstd, gamma, beta, C)
     if NB > 2:
-        _add_normalised(x, out, rows, c2, valid, a2, mean, rstd, gamma, beta, C)
+        _add_normalized(x, out, rows, c2, valid, a2, mean, rstd, gamma, beta, C)
     if NB > 3:
-        _add_normalised(x, out, rows, c3, valid, a3, mean, rstd, gamma, beta, C)
+        _add_normalized(x, out, rows, c3, valid, a3, mean, rstd, gamma, beta, C)
 
 
 @triton.jit
@@ -127,16 +127,10 @@ def attention_block(
 ):  # fmt: skip
     """Write ``out = x + LN(window attention of x)``; one program is one window.
 
-    Parameters
-    ----------
-    x, out : (N, H, W, C) float32, H and W multiples of WS; may be the same memory,
-        since a window's pixels are touched by its own program alone
-    wqkv : (HEADS, 3, NB*BC, D), bqkv : (HEADS, 3, D) float32
-    scale : (HEADS,) float32, the clamped exponential of the logit scale
-    bias : (HEADS, T, T) float32, 16 * sigmoid(position bias); -1e9 in columns past
-        the window's WS*WS pixels
-    wproj : (HEADS, D, NB*BC), bproj, gamma, beta : (C,) float32
-    shift : cyclic shift of the window grid [px]
+    x and out are (N, H, W, C), H and W multiples of WS; they may be the same memory,
+    since a window's pixels are touched by its own program alone. `shift` is that of
+    the window grid [px]. For the weights see `cuda.PackedLayer`; bias is -1e9 in
+    columns past the window's WS*WS pixels.
     """
     window = tl.program_id(0)
     across, down = W // WS, H // WS
@@ -202,11 +196,8 @@ def mlp_block(
 ):  # fmt: skip
     """Write ``out = x + LN(w2 gelu(w1 x + b1) + b2)``; one program is BM pixels.
 
-    Parameters
-    ----------
-    x, out : (M, C) float32; may be the same memory
-    w1 : (NB*BC, HIDDEN), w2 : (HIDDEN, NB*BC); HIDDEN a multiple of BH
-    b1 : (HIDDEN,), b2, gamma, beta : (C,) float32
+    x and out are (M, C) float32 and may be the same memory; w1 is (NB*BC, HIDDEN), w2
+    (HIDDEN, NB*BC), HIDDEN a multiple of BH.
     """
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     valid = m < M

@@ -1,6 +1,6 @@
 """Tiles to a CUDA device and back while the kernels of another tile run.
 
-The kernels of all tiles of a device go to one stream: a tile fills the chip, and the
+The kernels of all tiles of a device go to one stream: a tile fills the GPU, and the
 next one works in the memory that it leaves behind. Each tile on the device has a
 stream of its own for its two copies, which go to and from page-locked memory. So one
 tile is copied in or out while another is computed, and a thread waits for its own
@@ -11,57 +11,44 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    Forward: TypeAlias = Callable[[Tensor], Tensor]
+    from napari_swin2sr.engine.backends import Forward
 
 TILES_ON_DEVICE = 2
 """Tiles of a device that are copied or computed at a time: one and the next."""
 
 _enqueue = threading.Lock()
-"""Held while kernels are put in line, not while they run.
+"""Held while kernels are enqueued, not while they run.
 
 One for all devices, since switches such as TF32 belong to the whole process.
 """
 
-_lanes: dict[torch.device, Lanes] = {}
+_streams: dict[torch.device, Streams] = {}
 
 
 def run_on_cuda(x: Tensor, forward: Forward, device: torch.device) -> Tensor:
     """Copy tiles to a device, run a forward there, and copy its result back.
 
-    Any number of threads may call it; `TILES_ON_DEVICE` of them get in at a time.
-
-    Parameters
-    ----------
-    x : (N, C, H, W) float32 on the CPU
-    forward : puts its kernels on the current stream, and does not wait for them
-    device : a CUDA device with an index
-
-    Returns
-    -------
-    (N, C, uH, uW) float32 on the CPU, contiguous, finished
-
-    Raises
-    ------
-    RuntimeError
-        Whatever the device says; also if it says so only after kernels were put in
-        line.
+    Tiles and result are float32 on the CPU. The forward enqueues its kernels on the
+    current stream, and does not wait for them. Any number of threads may call this;
+    `TILES_ON_DEVICE` of them get in at a time. The device may report an error of the
+    kernels (RuntimeError) only after they were enqueued.
     """
     with _enqueue:
-        if device not in _lanes:
-            _lanes[device] = Lanes(device)
-    return _lanes[device](x, forward)
+        if device not in _streams:
+            _streams[device] = Streams(device)
+    return _streams[device](x, forward)
 
 
-class Lanes:
+class Streams:
     """The streams of a device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -72,7 +59,7 @@ class Lanes:
             self._copies.put(torch.cuda.Stream(device))
 
     def __call__(self, x: Tensor, forward: Forward) -> Tensor:
-        """Run one forward, in one of the lanes."""
+        """Run one forward, with one of the streams for copies."""
         copies = self._copies.get()
         try:
             return self._run(x, forward, copies)
@@ -94,7 +81,7 @@ class Lanes:
         with torch.cuda.stream(copies):
             result.copy_(y, non_blocking=True)
             y.record_stream(copies)
-            done = torch.cuda.Event(blocking=True)  # a waiting thread burns no time
+            done = torch.cuda.Event(blocking=True)  # a waiting thread sleeps
             done.record(copies)
         done.synchronize()
         return result

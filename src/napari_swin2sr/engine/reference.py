@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from napari_swin2sr.errors import WeightsError
-from napari_swin2sr.options import check_precision
 from napari_swin2sr.weights.catalog import ResolvedModel, resolve_model
 
 if TYPE_CHECKING:
@@ -26,17 +25,11 @@ class ModelHandle:
 
     It pickles as a few names and hashes, so that a graph holds no weights, and
     every process that receives it loads the model once.
-
-    Attributes
-    ----------
-    resolved : the model's name, file, hash and configuration
-    device, precision : as for `Upscaler`; "auto" is decided where the tile is
-        computed, which may be another machine
     """
 
-    resolved: ResolvedModel
-    device: str = "auto"
-    precision: str = "auto"
+    resolved: ResolvedModel  # name, file, hash and configuration
+    device: str = "auto"  # this and precision as for `Upscaler`, decided where a tile
+    precision: str = "auto"  # is computed, which may be another machine
 
     @classmethod
     def open(
@@ -54,10 +47,7 @@ class ModelHandle:
         ------
         WeightsError
             If the model cannot be found, downloaded, read or trusted.
-        OptionError
-            If the precision makes no sense on the device.
         """
-        check_precision(precision, device)
         resolved = resolve_model(name_or_path)
         if resolved.config is None:
             from napari_swin2sr.weights.checkpoint import read_weights

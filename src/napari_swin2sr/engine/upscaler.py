@@ -1,23 +1,23 @@
-"""Run a network on tiles: device, precision, one at a time, memory limits."""
+"""Run a network on tiles: device, precision, one at a time, within memory."""
 
 from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import threading
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from napari_swin2sr.engine.backends import prepare
+from napari_swin2sr.engine.backends import gray_ramp, prepare
 from napari_swin2sr.engine.cpu_native import has_bfloat16
 from napari_swin2sr.engine.cuda_streams import run_on_cuda
-from napari_swin2sr.engine.splitting import Cut, cuts
 from napari_swin2sr.errors import (
     InferenceError,
     InputError,
@@ -25,18 +25,20 @@ from napari_swin2sr.errors import (
     OptionError,
 )
 from napari_swin2sr.model.swin2sr import load_network
-from napari_swin2sr.options import check_precision
+from napari_swin2sr.options import PRECISIONS
+from napari_swin2sr.tiles.plan import TilePlan, plan_tiles
 from napari_swin2sr.weights.catalog import resolve_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from napari_swin2sr.engine.backends import Forward
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.catalog import ResolvedModel
     from napari_swin2sr.weights.config import Swin2SRConfig
-
-Forward: TypeAlias = Callable[["Tensor"], "Tensor"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +67,35 @@ class Upscaler:
 
     Parameters
     ----------
-    net : the network, in evaluation mode
-    device : "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:N" or "mps"
-    precision : "auto" and "fp32" compute in float32. "bf16" and "fp16" keep input,
-        first convolution, residual stream, logits and head in float32, and only the
-        products inside the transformer in 16 bits.
-    name : what messages call the model
+    net : Swin2SRForImageSuperResolution
+        The network, in evaluation mode.
+    device : str or torch.device, optional
+        "auto" (CUDA, then MPS, then CPU), "cpu", "cuda", "cuda:N" or "mps".
+    precision : str, optional
+        "auto" and "fp32" compute in float32. "bf16" and "fp16" keep input, first
+        convolution, residual stream, logits and head in float32, and only the
+        products inside the transformer in 16 bits. A CPU without fast arithmetic of
+        that kind runs float32, with a warning.
+    name : str, optional
+        What messages call the model.
 
     Attributes
     ----------
-    device : torch.device in use
-    precision : "fp32", "bf16" or "fp16"
-    config : Swin2SRConfig of the network
-    upscale : output pixels per input pixel and side
-    window_size : tiles have sides that are multiples of this [input px]
+    device : torch.device
+        The device in use.
+    precision : str
+        What it computes in: "fp32", "bf16" or "fp16".
+    config : Swin2SRConfig
+        Configuration of the network.
+    upscale : int
+        Output pixels per input pixel and side.
+    window_size : int
+        Tiles have sides that are multiples of this [input px].
 
     Raises
     ------
     OptionError
-        If the device does not exist, or the precision makes no sense on it.
+        If the device does not exist, or there is no such precision.
     InferenceError
         If a device that was asked for by name computes wrong numbers.
     """
@@ -102,6 +114,16 @@ class Upscaler:
         self.window_size: int = net.config.window_size
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
+        if precision not in ("auto", self.precision):
+            reason = {
+                "bf16": "this processor has no bfloat16 arithmetic",
+                "fp16": "float16 is slower than float32 on a CPU",
+            }[precision]
+            warnings.warn(
+                f"precision={precision!r}: {reason}; float32 runs instead, which is "
+                "faster here and more exact",
+                stacklevel=2,
+            )
         self._net = net
         self._forward_fp32: Forward | None = None
         self._too_big: float = float("inf")  # pixels per forward that did not fit
@@ -118,20 +140,23 @@ class Upscaler:
 
         Parameters
         ----------
-        tiles : (N, C, H, W) float32; dark is 0.0 and bright is at most 1.0, and
-            values outside are allowed; C is 3 (RGB) or 1 (grey); H and W are
-            multiples of `window_size` [input px]. Not modified.
+        tiles : ndarray
+            (N, C, H, W) float32, black is 0.0 and white 1.0; values outside are
+            allowed. C is 3 (RGB) or 1 (gray); H and W are multiples of `window_size`
+            [input px]. Not modified.
 
         Returns
         -------
-        (N, C, upscale * H, upscale * W) float32 in the same value range, a new array
+        ndarray
+            (N, C, upscale * H, upscale * W) float32 in the same value range, a new
+            array.
 
         Raises
         ------
         InputError
             If the shape is none of those.
         MemoryLimitError
-            If the tiles do not fit in memory, however they are cut.
+            If the tiles do not fit in memory, however they are split.
         InferenceError
             If the network fails, or gives NaN or Inf for finite tiles.
         """
@@ -174,44 +199,38 @@ class Upscaler:
     # -- memory ------------------------------------------------------------------
 
     def _within_memory(self, x: Tensor, forward: Forward) -> Tensor:
-        """Run a batch whole if it fits, else in smaller batches, else in pieces."""
+        """Run a batch whole if it fits, else fewer tiles at once, else sub-tiles."""
         n, _, height, width = x.shape
-        ways = list(
-            cuts(
-                n,
-                (height, width),
-                window=self.window_size,
-                halo=self.config.exact_halo,
-                upscale=self.upscale,
-            )
-        )
-        for cut in [way for way in ways if way.pixels < self._too_big] or ways[-1:]:
-            y = self._attempt(x, cut, forward)
+        halo, window = self.config.exact_halo, self.window_size
+        ways = list(splits(n, (height, width), window, halo, self.upscale))
+        for split in [s for s in ways if s.pixels < self._too_big] or ways[-1:]:
+            y = self._attempt(x, split, forward)
             if y is not None:
                 return y
             _free_memory(self.device)
             if self._too_big == float("inf"):
                 logger.warning(
-                    "%s: no memory on %s for %d x %d x %d pixels at once; going on in "
-                    "smaller pieces (same pixels, slower). A smaller tile avoids this",
-                    *(self.name, self.device, cut.batch, *cut.piece_shape),
+                    "%s: no memory on %s for %d x %d x %d pixels at once; continuing "
+                    "with smaller sub-tiles (same pixels, slower). A smaller tile "
+                    "avoids this",
+                    *(self.name, self.device, split.batch, *split.largest),
                 )
-            self._too_big = min(self._too_big, cut.pixels)
+            self._too_big = min(self._too_big, split.pixels)
         raise MemoryLimitError(
             f"a tile of {height} x {width} px does not fit in the memory of "
-            f"{self.device}, even in pieces of {' x '.join(map(str, cut.piece_shape))} "
-            "px. Choose a smaller tile and halo, a smaller model or device='cpu', or "
+            f"{self.device}, even in sub-tiles of {' x '.join(map(str, split.largest))}"
+            " px. Choose a smaller tile and halo, a smaller model or device='cpu', or "
             "close other programs"
         )
 
-    def _attempt(self, x: Tensor, cut: Cut, forward: Forward) -> Tensor | None:
+    def _attempt(self, x: Tensor, split: Split, forward: Forward) -> Tensor | None:
         """Return the result, or None if memory ran out.
 
         The exception, and with it the frames that hold tensors, is gone when this
         returns; retrying inside the except block would keep them alive.
         """
         try:
-            return self._run_cut(x, cut, forward)
+            return self._run_split(x, split, forward)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise InferenceError(
@@ -220,17 +239,17 @@ class Upscaler:
                 ) from error
         return None
 
-    def _run_cut(self, x: Tensor, cut: Cut, forward: Forward) -> Tensor:
-        n, plan = len(x), cut.plan
-        if cut.batch == n and len(plan) == 1:
+    def _run_split(self, x: Tensor, split: Split, forward: Forward) -> Tensor:
+        n, plan = len(x), split.plan
+        if split.batch == n and len(plan) == 1:
             return self._run(x, forward)
         channels = 1 if x.shape[1] == 1 else self.config.num_channels_out
         out = torch.empty((n, channels, *plan.output_shape))
-        for first in range(0, n, cut.batch):
-            batch = slice(first, first + cut.batch)
-            for piece in plan:
-                y = self._run(x[(batch, ..., *piece.read.slices)], forward)
-                out[(batch, ..., *piece.write.slices)] = y[(..., *piece.crop)]
+        for first in range(0, n, split.batch):
+            batch = slice(first, first + split.batch)
+            for tile in plan:
+                y = self._run(x[(batch, ..., *tile.read.slices)], forward)
+                out[(batch, ..., *tile.write.slices)] = y[(..., *tile.crop)]
         return out
 
     def _run(self, x: Tensor, forward: Forward) -> Tensor:
@@ -254,9 +273,7 @@ class Upscaler:
         if self.device.type == "cpu":
             return prepare(self._net, self.device, self.precision)
         cpu = torch.device("cpu")
-        side = 4 * self.window_size
-        x = torch.linspace(0, 1, side**2).reshape(1, 1, side, side)
-        x = x.expand(-1, self.config.num_channels, -1, -1)
+        x = gray_ramp(self.config, windows=4)
         with torch.inference_mode():
             expected = prepare(self._net, cpu, "fp32")(x)
         try:
@@ -273,7 +290,7 @@ class Upscaler:
                 "or update PyTorch and the driver"
             )
         warnings.warn(
-            f"device {self.device} is not used: {problem}. Going on with the CPU",
+            f"device {self.device} is not used: {problem}. The CPU is used instead",
             stacklevel=4,
         )
         self.device = cpu
@@ -291,19 +308,22 @@ def load_model(
 
     Parameters
     ----------
-    name_or_path : a name of `list_models()`, a folder or a weight file
-    device, precision : as for `Upscaler`
+    name_or_path : str or PathLike, optional
+        A name of `list_models()`, a folder or a weight file.
+    device, precision : str, optional
+        As for `Upscaler`.
 
     Returns
     -------
-    Upscaler, callable on tiles of shape (N, C, H, W)
+    Upscaler
+        Callable on tiles of shape (N, C, H, W).
 
     Raises
     ------
     WeightsError
         If the model cannot be found, downloaded, read or trusted.
     OptionError
-        If the device does not exist, or the precision makes no sense on it.
+        If the device does not exist, or there is no such precision.
     """
     resolved = resolve_model(name_or_path)
     return load_resolved(resolved, device=device, precision=precision)
@@ -314,13 +334,14 @@ def load_resolved(
 ) -> Upscaler:
     """Load a model that is already found; see `load_model`."""
     _refuse_fork()
-    where = choose_device(device)
-    how = choose_precision(precision, where)
-    key = (resolved.sha256, resolved.config, device == "auto", str(where), how)
+    where, auto = choose_device(device), str(device) == "auto"
+    # By what was asked for, so that each request for what it cannot have is told.
+    how = "fp32" if precision == "auto" else precision
+    key = (resolved.sha256, resolved.config, auto, str(where), how)
     with _loading:
         if key not in _loaded:
             net = load_network(resolved.path, resolved.config, sha256=resolved.sha256)
-            wanted = device if device == "auto" else where
+            wanted = "auto" if auto else where
             _loaded[key] = Upscaler(net, wanted, how, name=resolved.name)
         return _loaded[key]
 
@@ -350,24 +371,72 @@ def choose_device(device: str | torch.device) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """Return "fp32", "bf16" or "fp16"; "auto" is "fp32".
-
-    Warns if it is "fp32" because the processor has no such arithmetic.
+    """Return "fp32", "bf16" or "fp16": what a device computes in if asked for it.
 
     Raises
     ------
     OptionError
-        If the device should not compute in that precision.
+        If there is no such precision.
     """
-    check_precision(precision, device.type)
-    if precision == "bf16" and device.type == "cpu" and not has_bfloat16():
-        warnings.warn(
-            "precision='bf16': this processor has no bfloat16 arithmetic; float32 runs "
-            "instead, which is faster here and more exact",
-            stacklevel=1,
+    if precision not in PRECISIONS:
+        allowed = ", ".join(PRECISIONS)
+        raise OptionError(f"precision={precision!r} is not one of {allowed}")
+    fast = device.type != "cpu" or (precision == "bf16" and has_bfloat16())
+    return precision if fast and precision != "auto" else "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A way to run a batch: so many tiles at once, each in the plan's sub-tiles."""
+
+    batch: int
+    plan: TilePlan
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Height and width of the largest sub-tile, context included [input px]."""
+        rows, columns = self.plan.grid_shape
+        heights = (self.plan.tile_at(i, 0).read.height for i in range(rows))
+        widths = (self.plan.tile_at(0, j).read.width for j in range(columns))
+        return max(heights), max(widths)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels in the largest single forward."""
+        return self.batch * math.prod(self.largest)
+
+
+def splits(
+    n: int, shape: tuple[int, int], window: int, halo: int, upscale: int
+) -> Iterator[Split]:
+    """Yield ever smaller ways to run n tiles of one shape, all with the same pixels.
+
+    First fewer tiles at once, then sub-tiles on the window grid with the exact halo:
+    nothing farther away than that can change a pixel.
+    """
+    pixels, side = math.inf, max(shape)
+    ways = [(batch, side) for batch in _halvings(n, 1)]
+    for batch, core in [*ways, *((1, core) for core in _halvings(side, window))]:
+        plan = plan_tiles(
+            shape,
+            core=core,
+            halo=halo,
+            multiple_of=window,
+            upscale=upscale,
+            padded=True,
         )
-        return "fp32"
-    return "fp32" if precision == "auto" else precision
+        split = Split(batch, plan)
+        if split.pixels < pixels:
+            pixels = split.pixels
+            yield split
+
+
+def _halvings(start: int, unit: int) -> Iterator[int]:
+    """Yield `start`, then half of it and so on, rounded up to `unit`, down to it."""
+    yield start
+    while start > unit:
+        start = -(-start // (2 * unit)) * unit
+        yield start
 
 
 def is_out_of_memory(error: BaseException) -> bool:
