@@ -245,8 +245,12 @@ def test_r06_metadata_are_flushed_before_the_folder_has_its_name(
 
 @pytest.mark.parametrize("name", ["out.ome.zarr", "out.tif"])
 @pytest.mark.parametrize("harmed", ["", "0"])
-@pytest.mark.parametrize("content", [b"", b"{", bytes(50), b"[]"])
-@pytest.mark.parametrize("way_out", [{"resume": False}, {"overwrite": True}])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", bytes(50), b"[]"],
+    ids=["empty", "half", "zeros", "list"],
+)
+@pytest.mark.parametrize("way_out", [{"resume": False}, {"overwrite": True}], ids=str)
 def test_r06_metadata_damaged_by_a_power_cut(
     tmp_path, source, truth, monkeypatch, name, harmed, content, way_out
 ):
