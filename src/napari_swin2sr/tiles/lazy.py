@@ -156,11 +156,7 @@ class LazyUpscaled:
     @property
     def grid(self) -> tuple[int, ...]:
         """Number of blocks along each axis; 0 along an empty one."""
-        grid = list(self.layout.shape)
-        grid[self.layout.y], grid[self.layout.x] = self.plan.grid_shape
-        if self.layout.s is not None:
-            grid[self.layout.s] = 1
-        return tuple(grid)
+        return self._chunk_grid.grid_shape
 
     @property
     def n_blocks(self) -> int:
