@@ -74,7 +74,7 @@ def test_model_is_fetched_first_and_silently_if_asked(calls, quiet):
 
 
 def fails_with(error):
-    """Return a behaviour that raises."""
+    """Return a behavior that raises."""
 
     def behave(**_):
         raise error

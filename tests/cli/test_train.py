@@ -199,6 +199,36 @@ def test_a_teacher_is_used_and_kept(
     capsys.readouterr()
 
 
+def test_crops_of_another_teacher_are_not_taken_for_this_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = image_folder(tmp_path / "images"), tmp_path / "mine"
+    start = tiny_folder(tmp_path / "start")
+    pool = output / "training" / "teacher-2-0.npz"
+    command = ["--from", str(start), "--steps", "1", "--teacher-crops", "2", "--fresh"]
+    assert train(folder, output, *command, "--teacher", str(start)) == 0
+    first = pool.read_bytes()
+    assert train(folder, output, *command, "--teacher", str(start)) == 0
+    assert pool.read_bytes() == first
+    capsys.readouterr()
+    assert train(folder, output, *command, "--teacher", "default") == 0
+    assert "teacher-2-0.npz: is damaged or holds crops of" in capsys.readouterr().err
+    second = pool.read_bytes()
+    assert second != first
+    pool.write_bytes(second[:100])
+    assert train(folder, output, *command, "--teacher", "default") == 0
+    assert np.load(pool)["lowres"].shape == (2, 3, 48, 48)
+
+
+def test_a_model_folder_that_cannot_be_made_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "model"):
+        assert train(tmp_path, output, "--steps", "1") == 1
+        assert f"since {tmp_path / 'file'} is no folder" in capsys.readouterr().err
+
+
 def test_a_teacher_of_another_factor_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +248,7 @@ def test_a_teacher_of_another_factor_is_refused(
         (["--teacher-crops", "0"], 2, "--teacher-crops 0 is not"),
         (["--device", "abacus"], 2, "--device abacus cannot be used"),
         (["--embed-dim", "20", "--heads", "2,2"], 2, "embed_dim >= 27"),
+        (["--depths", "4,4,4"], 2, "--depths 4,4,4 and --heads 3,3 differ in length"),
         (["--from", "nowhere"], 1, "nowhere"),
         ([], 1, "no images in this folder"),
     ],

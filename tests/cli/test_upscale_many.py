@@ -150,6 +150,15 @@ def test_what_cannot_be_right_is_refused_before_the_run(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("command", [("upscale", "a.png", "-o"), ("demo",)])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    images(tmp_path, "a.png")
+    (tmp_path / "taken").write_text("mine")
+    assert cli.main([*command, "taken"]) == 1
+    assert "taken: this folder cannot be made (File exists)" in capsys.readouterr().err
+
+
 def test_a_file_named_twice_is_made_once(tmp_path, capsys):
     (path,) = images(tmp_path, "a.png")
     assert run(path, path, tmp_path / "*.png", "-o", tmp_path / "out") == 0

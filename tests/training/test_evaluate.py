@@ -11,7 +11,7 @@ from PIL import Image
 from helpers.shared import shared_path
 from helpers.tiny import tiny_folder
 from helpers.training_images import image_folder, texture
-from napari_swin2sr.errors import InputError, OutputError
+from napari_swin2sr.errors import InputError, OptionError, OutputError
 from napari_swin2sr.training.degrade import downscale_levels
 from napari_swin2sr.training.evaluate import (
     cases,
@@ -81,6 +81,31 @@ def test_nothing_to_measure_or_to_draw_is_an_error(tmp_path: Path) -> None:
         evaluate(["bicubic"], [tmp_path])
     with pytest.raises(InputError, match="made to keep crops"):
         write_sheet(tmp_path / "sheet.png", [])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"crop": 0}, "crop=0 is not a positive"),
+        ({"border": -1}, "border=-1 is not"),
+        ({"noise": (0.0, 0.0)}, "noise=0,0 is not PHOTONS,SIGMA"),
+        ({"noise": (150.0, float("nan"))}, "noise=150,nan is not"),
+    ],
+)
+def test_impossible_measurements_are_refused(
+    tmp_path: Path, options: dict, text: str
+) -> None:
+    with pytest.raises(OptionError, match=text):
+        evaluate(["bicubic"], [tmp_path], upscale=2, **options)
+
+
+@pytest.mark.parametrize("options", [{"border": 60}, {"crop": 12}])
+def test_an_image_of_which_nothing_is_left_is_named(
+    tmp_path: Path, options: dict
+) -> None:
+    folder = image_folder(tmp_path / "images")
+    with pytest.raises(InputError, match=r"c0\.png: .* too few to measure.* 11 x 11"):
+        evaluate(["bicubic"], [folder], upscale=2, **options)
 
 
 @pytest.mark.parametrize("method", ["nearest", "bicubic", "lanczos"])

@@ -180,6 +180,19 @@ def test_smooth_samples_hold_no_more_than_their_small_image(
     assert lost[1] < 0.5 * lost[0]
 
 
+def test_weights_that_are_not_finite_are_never_kept(
+    images: ImageSet, tmp_path: Path
+) -> None:
+    run = trainer(images, tmp_path, steps=1, validate_every=9)
+    run.save()
+    before = (tmp_path / STATE_NAME).read_bytes()
+    next(iter(run.average.values())).fill_(torch.inf)
+    for keep in (run.run, run.save):
+        with pytest.raises(InferenceError, match=r"not kept.*learning rate below"):
+            keep()
+    assert (tmp_path / STATE_NAME).read_bytes() == before
+
+
 def test_divergence_is_an_error(images: ImageSet, tmp_path: Path) -> None:
     run = trainer(images, tmp_path)
     with torch.no_grad():
@@ -260,6 +273,9 @@ def test_a_teacher_labels_crops_once_and_is_learned_from(
         ({"minutes": -1.0}, "minutes=-1.0 is not positive"),
         ({"ema": 2.0}, "ema=2.0 is not a share between"),
         ({"precision": "fp8"}, "'fp8' is not one of auto, fp32, bf16"),
+        ({"seed": -1}, "seed=-1 is below 0"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf is not positive and fin"),
+        ({"photons": (1.0, float("inf"))}, "photons=1.0,inf is not a range"),
         ({"validate_every": 0}, "validate_every=0 is not positive"),
     ],
 )

@@ -20,6 +20,7 @@ from napari_swin2sr.errors import (
     Cancelled,
     MissingDependencyError,
     OptionError,
+    OutputError,
     Swin2SRError,
     TilesFailedError,
     WeightsError,
@@ -114,6 +115,16 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in line
     )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: this folder cannot be made ({error.strerror}). Choose another"
+        ) from error
 
 
 def print_path(place: Path | str) -> None:

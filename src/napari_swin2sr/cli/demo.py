@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.cli.arguments import add_options, add_output_flags, chosen
-from napari_swin2sr.cli.console import EXIT_OK, write_json_line
+from napari_swin2sr.cli.console import EXIT_OK, make_folder, write_json_line
 from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
     from napari_swin2sr.image.resample import block_means
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     target = sample()
     small = block_means(target, (0, 1))  # as a camera bins pixels
     source, output = folder / "input.tif", folder / "result.tif"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_swin2sr.cli.arguments import add_output_flags, parse_pair
-from napari_swin2sr.cli.console import EXIT_OK, write_json_line
+from napari_swin2sr.cli.console import EXIT_OK, print_path, write_json_line
 
 if TYPE_CHECKING:
     import argparse
@@ -62,7 +62,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps [auto]")
     add_output_flags(parser)
-    parser.set_defaults(run=run)
+    flags = {name: f"--{name}" for name in ("border", "noise", "crop", "device")}
+    parser.set_defaults(run=run, flags=flags)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,5 +90,5 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet is not None:
         write_sheet(args.sheet, scores)
         if not args.json:
-            print(args.sheet)
+            print_path(args.sheet)
     return EXIT_OK

@@ -11,6 +11,7 @@ from napari_swin2sr.cli.console import (
     EXIT_OK,
     interruptible,
     print_error,
+    print_path,
     write_json_line,
 )
 from napari_swin2sr.training.options import TrainOptions
@@ -42,7 +43,8 @@ def add_parser(commands: Any) -> None:
     )
     add_output_flags(parser, progress="progress lines")
     add_options(parser, TrainOptions)
-    parser.set_defaults(run=run)
+    flags = {**parser.get_default("flags"), "num_heads": "--heads"}
+    parser.set_defaults(run=run, flags=flags)
 
 
 def chosen_options(args: argparse.Namespace) -> TrainOptions:
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json_line({"event": "result", "output": folder})
     else:
-        print(folder)
+        print_path(folder)
     return EXIT_OK
 
 

@@ -19,6 +19,7 @@ from napari_swin2sr.cli.console import (
     Report,
     fail,
     interruptible,
+    make_folder,
     print_error,
     print_path,
     write_json_line,
@@ -155,7 +156,7 @@ def _upscale_many(
     """Upscale one file after the other; a failing one does not stop the others."""
     items = plan(sources, folder, args.format)
     sha256 = _fetch_model(options["model"], quiet=args.quiet)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     run_options = {f.name for f in dataclasses.fields(RunOptions)} - set(SAME_RESULT)
     settings = {k: v for k, v in options.items() if k not in run_options}
     done = DoneList(folder, [sha256, settings])

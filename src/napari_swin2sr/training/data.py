@@ -65,7 +65,9 @@ def find_images(folder: Path) -> list[Path]:
     if folder.is_file() or folder.suffix == ".zarr":
         return [folder]
     if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder of training images")
+        raise FileError(
+            f"{folder}: there is no such folder of images, and no such file"
+        )
     found = sorted(
         path
         for path in folder.rglob("*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_swin2sr.errors import InputError, OutputError
+from napari_swin2sr.errors import InputError, OptionError, OutputError
 from napari_swin2sr.replace import written_beside
 from napari_swin2sr.training.data import Source, find_images, read_sources
 from napari_swin2sr.training.degrade import (
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 INTERPOLATIONS = ("nearest", "bicubic", "lanczos")
 """Names that mean an interpolation and not a model."""
+
+SMALLEST = 11
+"""Side of the window of SSIM [px]: less cannot be measured."""
 
 CROP = 96
 """Side of the crop that is kept of each image for a contact sheet [output px]."""
@@ -114,6 +118,7 @@ def evaluate(
     InputError
         If there is nothing to measure, or the models differ in their factor.
     """
+    _check(border, noise, crop)
     upscale = common_upscale(methods) if upscale is None else upscale
     border = upscale if border is None else border
     scores = []
@@ -134,6 +139,20 @@ def evaluate(
     if not scores:
         raise InputError(f"no usable image in {', '.join(map(str, paths))}")
     return scores
+
+
+def _check(
+    border: int | None, noise: tuple[float, float] | None, crop: int | None
+) -> None:
+    if border is not None and border < 0:
+        raise OptionError(f"border={border} is not a number of pixels from 0")
+    if crop is not None and crop < 1:
+        raise OptionError(f"crop={crop} is not a positive number of pixels")
+    if noise is not None and not (0 < noise[0] < math.inf and 0 <= noise[1] < math.inf):
+        raise OptionError(
+            f"noise={noise[0]:g},{noise[1]:g} is not PHOTONS,SIGMA: photons above 0 at "
+            "full scale, and a read-out noise from 0"
+        )
 
 
 def common_upscale(methods: Sequence[str]) -> int:
@@ -189,6 +208,12 @@ def _score(
     keep_crop: bool,
 ) -> Score:
     image, target = (np.moveaxis(x, 0, -1) for x in (result, case.target))
+    if min(image.shape[:2]) - 2 * border < SMALLEST:
+        raise InputError(
+            f"{case.name}: {image.shape[1]} x {image.shape[0]} pixels less a border of "
+            f"{border} on each side are too few to measure, at least {SMALLEST} x "
+            f"{SMALLEST} are needed; choose a smaller --border or a larger --crop"
+        )
     if in_levels:
         channel = 0 if len(case.target) == 1 else slice(None)
         values = benchmark_scores(

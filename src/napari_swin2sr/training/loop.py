@@ -253,9 +253,19 @@ class Trainer:
         self.save()
         return self.state.history
 
+    def _check_finite(self) -> None:
+        """Refuse to keep weights that are not numbers, in place of earlier ones."""
+        if not all(value.isfinite().all() for value in self.average.values()):
+            raise InferenceError(
+                f"training diverged before step {self.state.step}: the weights are not "
+                "finite and are not kept. Choose a learning rate below "
+                f"{self.options.learning_rate:g}"
+            )
+
     def _validate(
         self, loss: float | None, rate: float, report: Callable[[Progress], None]
     ) -> None:
+        self._check_finite()
         training = {k: v.clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
         scores = self.validation.scores(self.network)
@@ -275,6 +285,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state so that a crash leaves the old or the new one, whole."""
+        self._check_finite()
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / STATE_NAME
         stored = {

@@ -85,8 +85,10 @@ def benchmark_scores(
 
     Returns
     -------
-    psnr, ssim : float
-        Decibels, and mean structural similarity.
+    psnr : float
+        Decibels.
+    ssim : float
+        Mean structural similarity.
 
     Raises
     ------

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ _START = "what to start from"
 _LOOP = "how long and how"
 _IMAGES = "images and their degradation"
 
-_POSITIVE = (lambda value: value > 0, "is not positive")
+_POSITIVE = (lambda value: 0 < value < math.inf, "is not positive and finite")
+_NATURAL = (lambda value: value >= 0, "is below 0")
 _SHARE = (lambda value: 0 <= value <= 1, "is not a share between 0 and 1")
 _SPLIT = (lambda value: 0 < value < 1, "is not a share between 0 and 1, both excluded")
 _RANGE = (
-    lambda value: 0 < value[0] <= value[1],
+    lambda value: 0 < value[0] <= value[1] < math.inf,
     "is not a range LOW,HIGH with 0 < LOW <= HIGH",
 )
 
@@ -105,7 +107,7 @@ class TrainOptions:
     ema: float = _option(
         0.999, "Decay of the averaged weights, which are what is kept", _LOOP, _SHARE
     )
-    seed: int = _option(0, "Fixes all random choices", _LOOP)
+    seed: int = _option(0, "Fixes all random choices", _LOOP, _NATURAL)
     validate_every: int = _option(250, "Steps between validations", _LOOP, _POSITIVE)
     device: str = _option("auto", "auto, cpu, cuda, cuda:N or mps", _LOOP)
     precision: str = _option(

@@ -23,6 +23,7 @@ from napari_swin2sr.training.teacher import (
     TeacherPool,
     label_crops,
 )
+from napari_swin2sr.weights.catalog import resolve_model
 from napari_swin2sr.weights.download import file_sha256
 
 if TYPE_CHECKING:
@@ -178,14 +179,20 @@ def _teacher_pool(
     """Let the teacher label crops, or read those of an earlier run."""
     options = trainer.options
     path = trainer.folder / f"teacher-{options.teacher_crops}-{options.seed}.npz"
+    resolved = resolve_model(name)
+    origin = json.dumps([resolved.sha256, dict(options.mix), images.kinds])
     if path.exists():
         try:
-            return TeacherPool.load(path)
-        except Exception as error:  # an older layout, or damaged
-            logger.warning(
-                "%s cannot be read (%s); the teacher labels its crops again",
-                *(path, type(error).__name__),
-            )
+            pool = TeacherPool.load(path)
+        except Exception:  # an older layout, or damaged
+            pool = None
+        if pool is not None and pool.origin == origin:
+            return pool
+        logger.warning(
+            "%s: is damaged or holds crops of another teacher or other images; the "
+            "teacher labels new ones",
+            path,
+        )
     teacher = load(name).to(trainer.device)
     if (teacher.config.upscale, teacher.config.num_channels) != (trainer.upscale, 3):
         raise WeightsError(
@@ -206,6 +213,7 @@ def _teacher_pool(
         progress=say,
         cancel=cancel,
     )
+    pool.origin = origin
     pool.save(path)
     return pool
 
@@ -241,6 +249,12 @@ def _write(output: Path, trainer: Trainer, images: ImageSet) -> None:
 
 def check_output(folder: Path) -> None:
     """Refuse a folder in which training would replace what it has not written."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise OutputError(
+            f"{folder}: no model folder can be made there, since {above} is "
+            f"{'read-only' if above.is_dir() else 'no folder'}. Choose another one"
+        )
     record, foreign = folder / RECORD_NAME, []
     known: dict[str, set[str]] = {}
     if os.path.lexists(record):

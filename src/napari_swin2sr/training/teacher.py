@@ -35,6 +35,7 @@ class TeacherPool:
     """Clean low-resolution crops, their targets and the teacher's output.
 
     All float16: `lowres` (N, 3, s, s), `target` and `output` (N, 3, u*s, u*s).
+    `origin` says what they were made from.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class TeacherPool:
         lowres: NDArray[np.float16],
         target: NDArray[np.float16],
         output: NDArray[np.float16],
+        origin: str = "",
     ) -> None:
         self.lowres, self.target, self.output = lowres, target, output
+        self.origin = origin
         self.upscale = target.shape[-1] // lowres.shape[-1]
 
     def __len__(self) -> int:
@@ -74,13 +77,20 @@ class TeacherPool:
     def save(self, path: Path) -> None:
         """Write the pool, so that a resumed run need not compute it again."""
         with written_beside(path) as part, part.open("wb") as file:
-            np.savez(file, lowres=self.lowres, target=self.target, output=self.output)
+            np.savez(
+                file,
+                lowres=self.lowres,
+                target=self.target,
+                output=self.output,
+                origin=np.array(self.origin),
+            )
 
     @classmethod
     def load(cls, path: Path) -> TeacherPool:
         """Read what `save` wrote."""
-        with np.load(path) as stored:
-            return cls(stored["lowres"], stored["target"], stored["output"])
+        with path.open("rb") as file, np.load(file) as stored:
+            origin = str(stored["origin"])
+            return cls(stored["lowres"], stored["target"], stored["output"], origin)
 
 
 def label_crops(
