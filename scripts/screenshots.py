@@ -23,6 +23,7 @@ from napari.layers import Layer
 from PIL import Image
 from qtpy.QtGui import QImage
 from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QProgressBar
 
 from napari_swin2sr.plugin import samples
 from napari_swin2sr.plugin.live.layer import live_layers
@@ -61,7 +62,7 @@ def add(viewer: napari.Viewer, make: Callable[[], list[tuple]]) -> list[Layer]:
     return layers
 
 
-def wait(condition: Callable[[], bool], seconds: float = 600) -> None:
+def wait(condition: Callable[[], bool], seconds: float = 150) -> None:
     """Turn the event loop until something is so."""
     end = time.monotonic() + seconds
     while not condition():
@@ -71,7 +72,7 @@ def wait(condition: Callable[[], bool], seconds: float = 600) -> None:
 
 
 def save(pixels: np.ndarray, name: str) -> None:
-    """Write a PNG of few colours, which is what user interfaces have."""
+    """Write a PNG of few colors, which is what user interfaces have."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., :3]))
     picture = picture.quantize(256, dither=Image.Dither.NONE)
     path = IMAGES / f"napari-{name}.png"
@@ -111,7 +112,7 @@ def before_after() -> None:
         layer = add(viewer, make)[-1]
         form["mode"].value = MEMORY
         form.run()
-        wait(lambda: form._run is None)
+        wait(lambda: not form.running)
         result = viewer.layers[-1]
         viewer.scene.camera.center, viewer.scene.camera.zoom = center, zoom
         shots = []
@@ -138,7 +139,6 @@ def live() -> None:
     """A live layer of which the middle has arrived, and the edges have not."""
     viewer, form = open_viewer()
     add(viewer, samples.tissue)
-    form._form._more.value = True
     form["tile"].value = "24"
     form["mode"].value = LIVE
     form.run()
@@ -148,15 +148,10 @@ def live() -> None:
     viewer.scene.camera.center = (120, 90)
     QTest.qWait(300)
     finest = live_layers()[0].pyramid.arrays[0]
-    total = len(finest._touched(tuple((0, n) for n in finest.shape)))
-    wait(lambda: finest.cache.nbytes > 0)
-    shown = live_layers()[0].layer.corner_pixels
-    view = tuple((int(a), int(b) + 1) for a, b in zip(*shown, strict=True))
-    visible = len(finest._touched((*view, (0, 3)))) or total
 
     def half() -> bool:
-        tiles = sum(1 for key in finest.cache._tiles if key[0] == finest._key)
-        return tiles >= 0.45 * visible
+        sharp, total = finest.progress
+        return total > 0 and sharp >= 0.45 * total
 
     wait(half)
     save(window(viewer), "live")
@@ -172,14 +167,12 @@ def to_disk() -> None:
     form["mode"].value = DISK
     with tempfile.TemporaryDirectory() as folder:
         form["target"].value = Path(folder, "farmland-upscaled.ome.zarr")
-        form._form._more.value = True
         form["tile"].value = "96"
-        form._form._more.value = False
         form.run()
-        wait(lambda: form._progress.value >= 30)
+        wait(lambda: form.native.findChild(QProgressBar).value() >= 30)
         save(window(viewer), "to-disk")
         form.cancel()
-        wait(lambda: form._run is None)
+        wait(lambda: not form.running)
     viewer.close()
 
 

@@ -1,4 +1,4 @@
-"""The manifest: found, valid, honoured by napari, light, and its commands work."""
+"""The manifest: found, valid, honored by napari, light, and its commands work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_it_is_found_by_the_installed_package_and_valid():
     assert found.display_name == "Swin2SR"
 
 
-def test_menus_are_those_that_napari_honours(manifest):
+def test_menus_are_those_that_napari_honors(manifest):
     """A wrong id passes `npe2 validate` and is ignored by napari."""
     assert set(manifest.contributions.menus) <= {
         m.value for m in MenuId.contributables()

@@ -69,7 +69,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("upscale", [2, 3, 4])
-def test_every_old_pixel_lies_on_the_centre_of_its_new_ones(case, upscale):
+def test_every_old_pixel_lies_on_the_center_of_its_new_ones(case, upscale):
     layer, axes = case
     shape = list(layer.data.shape)
     for axis in axes:

@@ -348,3 +348,33 @@ def test_a_live_layer_is_saved_and_opened_again_as_it_was(
     if suffix == ".ome.zarr":  # OME-TIFF has no place for these
         np.testing.assert_allclose(again.translate, live.translate)
         assert again.contrast_limits == [7, 99]
+
+
+def test_errors_speak_of_the_widget_not_of_the_command_line(
+    viewer, open_widget, finish, errors, tmp_path
+):
+    target = tmp_path / "a.ome.tif"
+    target.write_bytes(b"something else")
+    viewer.add_image(PIXELS, name="a")
+    widget = open_widget()
+    widget["mode"].value = DISK
+    widget["target"].value = target
+    finish(widget, DISK)
+    assert 'tick "replace a finished file"' in errors[0]
+    assert "--overwrite" not in errors[0]
+    assert target.read_bytes() == b"something else"
+
+
+def test_a_live_layer_says_how_much_of_the_view_is_sharp(
+    viewer, open_widget, finish, fake_model, fake_run, wait_until
+):
+    viewer.add_image(np.zeros((300, 300), np.uint8), name="a")
+    widget = open_widget()
+    fake_model.seconds = 0.1
+    widget["mode"].value = LIVE
+    widget["tile"].value = "32"
+    finish(widget, LIVE)
+    viewer.scene.camera.zoom *= 2
+    wait_until(lambda: "tiles in view sharp" in texts(widget))
+    fake_model.made[0].seconds = 0
+    wait_until(lambda: "a live: sharp" in texts(widget))

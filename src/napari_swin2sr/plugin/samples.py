@@ -26,13 +26,13 @@ def cells() -> list[LayerData]:
     nuclei, filaments = _cells(_SIDE * 4, rng)
     common = {"scale": (0.26, 0.26), "units": ("um", "um"), "axis_labels": ("y", "x")}
     layers: list[LayerData] = []
-    for name, dense, colour in (
+    for name, dense, color in (
         ("cells: nuclei", nuclei, "bop blue"),
         ("cells: filaments", filaments, "green"),
     ):
         photons = 40 + 900 * _binned(_blurred(dense, 5.0))
         pixels = (rng.poisson(photons) * 4 + 100).astype(np.uint16)
-        look = {"name": name, "colormap": colour, "blending": "additive"}
+        look = {"name": name, "colormap": color, "blending": "additive"}
         limits = {"contrast_limits": (200, float(pixels.max()))}
         about = {"metadata": {"license": "CC0-1.0", "source": "generated"}}
         layers.append((pixels, common | look | limits | about, "image"))
@@ -124,7 +124,7 @@ def _cells(
 def _wind(
     image: NDArray[np.float32], cy: float, cx: float, rng: np.random.Generator
 ) -> None:
-    """Draw one filament outwards from a cell's centre."""
+    """Draw one filament outwards from a cell's center."""
     heading = rng.uniform(0, 2 * np.pi)
     start = rng.uniform(40, 90)
     length = int(rng.uniform(120, 300))

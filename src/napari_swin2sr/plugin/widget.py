@@ -118,7 +118,7 @@ class SuperResolutionWidget(Container[Any]):
         self._overwrite = CheckBox(name="overwrite", text="replace a finished file")
         self._estimate, self._status = note(), note()
         self._start = _button("Run", "Do this in the background", self.run)
-        self._stop = _button("Cancel", "End after the tile at hand", self.cancel)
+        self._stop = _button("Cancel", "End after the tile in progress", self.cancel)
         self._progress = ProgressBar(name="progress", min=0, max=1, value=0)
         self._save = _button(
             "Save layer...",

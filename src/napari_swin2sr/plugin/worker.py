@@ -209,7 +209,7 @@ class Run:
 
 _STAGES = {
     "tiles": "super-resolving",
-    "pyramid": "coarser levels",
+    "pyramid": "lower resolutions",
     "export": "writing the file",
     "check": "checking",
 }

@@ -21,7 +21,7 @@ def progressive(counting_level):
     def make(source, filler, *, samples=None, cache=None, **keywords):
         level = counting_level(source, tile=TILE, samples=samples)
         cache = cache or BlockCache(2**24)
-        array = ProgressiveArray(level, cache, filler, coarser=source, **keywords)
+        array = ProgressiveArray(level, cache, filler, lower=source, **keywords)
         return array, level
 
     return make
@@ -260,13 +260,13 @@ def test_missing_tiles_of_a_missing_level_come_from_the_next(filler, counting_le
         SourceTiles(source, (0, 1), tile=16),
         BlockCache(2**24),
         filler,
-        coarser=coarse,
+        lower=coarse,
         number=1,
     )
     level = counting_level(source, tile=TILE)
     level.gate.clear()
     fine = ProgressiveArray(
-        level, BlockCache(2**24), reader := Filler("fine"), coarser=middle
+        level, BlockCache(2**24), reader := Filler("fine"), lower=middle
     )
     assert (np.asarray(fine[:32, :32]) == 777).all()
     filler.join(20)

@@ -142,7 +142,7 @@ class ProgressiveArray:
         Finished tiles, shared by all arrays.
     filler : Filler
         Computes missing tiles.
-    coarser : ProgressiveArray or numpy.ndarray, optional
+    lower : ProgressiveArray or numpy.ndarray, optional
         What stands in for missing tiles: the next lower resolution.
     number : int
         0 for the full resolution; lower numbers are computed first.
@@ -166,14 +166,14 @@ class ProgressiveArray:
         cache: BlockCache,
         filler: Filler,
         *,
-        coarser: ProgressiveArray | NDArray[Any] | None = None,
+        lower: ProgressiveArray | NDArray[Any] | None = None,
         number: int = 0,
         changed: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = lambda error: None,
         buffer: NDArray[Any] | None = None,
     ) -> None:
         self.level, self.cache, self.filler = level, cache, filler
-        self.coarser, self.number, self.buffer = coarser, number, buffer
+        self.lower, self.number, self.buffer = lower, number, buffer
         self.changed, self.failed = changed, failed
         self.shape = tuple(level.shape)
         self.dtype = np.dtype(level.dtype)
@@ -266,16 +266,16 @@ class ProgressiveArray:
 
     def _stand_in(self, region: Region) -> Callable[[Region], NDArray[Any]]:
         """Return what interpolates parts of a region from the lower resolution."""
-        coarser = self.coarser
-        if coarser is None:
+        lower = self.lower
+        if lower is None:
             return lambda part: np.zeros([len(places) for places in part], self.dtype)
-        shapes = zip(region, self.shape, coarser.shape, strict=True)
+        shapes = zip(region, self.shape, lower.shape, strict=True)
         near = [coarse_span(*one) for one in shapes]
-        if isinstance(coarser, ProgressiveArray):
-            base = coarser.read(near)
+        if isinstance(lower, ProgressiveArray):
+            base = lower.read(near)
         else:
-            base = np.asarray(coarser[_slices(near)])
-        start, shape = [part.start for part in near], coarser.shape
+            base = np.asarray(lower[_slices(near)])
+        start, shape = [part.start for part in near], lower.shape
         return lambda part: stretch(base, start, shape, self.shape, part, self.dtype)
 
     # -- tiles ------------------------------------------------------------------------

@@ -103,7 +103,7 @@ class Pyramid:
                 level,
                 cache,
                 self._reader_thread if number else self._model_thread,
-                coarser=None if last else chain[0],
+                lower=None if last else chain[0],
                 number=number,
                 changed=changed,
                 failed=failed,
@@ -124,7 +124,7 @@ class Pyramid:
         return self._model_thread.idle and self._reader_thread.idle
 
     def drop_stale(self, level: int) -> None:
-        """Want no more tiles that are finer than the level being looked at."""
+        """Want no more tiles of a higher resolution than the level being looked at."""
         if level < len(self.levels):
             shown = self.levels[level]
             number = next(i for i, array in enumerate(self.chain) if array is shown)
@@ -145,7 +145,7 @@ class Pyramid:
 def _coarse_levels(
     levels: Sequence[Any], axes: tuple[int, int], samples: int | None, *, more: bool
 ) -> list[Level | NDArray[Any]]:
-    """Return the original and coarser levels, own ones first, then block means.
+    """Return the original and lower levels, own ones first, then block means.
 
     NumPy arrays are read directly; anything else may be slow, and gets tiles. With
     `more`, there is at least one level of block means.
@@ -209,7 +209,7 @@ class SourceTiles:
 
 
 class BlockMeans:
-    """A coarser level made of means of blocks of the source: a `Level`.
+    """A lower level made of means of blocks of the source: a `Level`.
 
     napari draws the pixels of every level over the same extent. Where the source is
     no multiple of the factor, blocks are therefore spread evenly, some a pixel
