@@ -154,7 +154,7 @@ def recipe(model: str) -> str:
         "clock with one thread of a busy two-core machine. No GPU was used. "
         "`training.json` lists all options, the files held out, and the history. In "
         "the first run both models learned from the same 4000 crops that the teacher "
-        "labelled, drawn with the mix of `default-clean` and few dim ones. The loss "
+        "labeled, drawn with the mix of `default-clean` and few dim ones. The loss "
         "was changed on the way: in the first fifth of the last quarter it left out "
         "total intensity, and then, to its middle, measured it against the truth."
     )

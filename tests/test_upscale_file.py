@@ -84,7 +84,7 @@ def test_every_format_holds_the_expected_pixels(
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".ome.tif", ".png", ".jpg", ".ome.zarr"])
-def test_colour_stays_colour(tmp_path, suffix):
+def test_color_stays_color(tmp_path, suffix):
     pixels = smooth((3, 60, 70), "uint8").transpose(1, 2, 0)
     source = tiff(tmp_path / "in.tif", pixels, "YXS")
     target = tmp_path / f"out{suffix}"

@@ -142,7 +142,7 @@ def test_missing_pixels_stay_missing(tmp_path, small, dtype, nodata):
     assert np.isfinite(out[:, ~hole]).all()
 
 
-def test_a_file_that_ties_pixel_centres(tmp_path):
+def test_a_file_that_ties_pixel_centers(tmp_path):
     source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", AREA_OR_POINT="Point")
     with rasterio.open(source, "r+") as dst:
         dst.update_tags(AREA_OR_POINT="Point")
@@ -152,7 +152,7 @@ def test_a_file_that_ties_pixel_centres(tmp_path):
         np.testing.assert_allclose(b.bounds, a.bounds, atol=1e-9)
     with tifffile.TiffFile(source) as tif:
         tie = tif.pages.first.tags[33922].value
-    assert tie[3] == NORTH_UP.c + 5  # the file really ties a centre
+    assert tie[3] == NORTH_UP.c + 5  # the file really ties a center
 
 
 def test_ground_control_points_move_with_the_pixels(tmp_path):
@@ -196,7 +196,7 @@ def test_overviews_are_found_by_gdal(tmp_path, monkeypatch, small):
     np.testing.assert_allclose(image.transform, tuple(NORTH_UP)[:6])
 
 
-def test_colour_rasters_stay_colour(tmp_path):
+def test_color_rasters_stay_color(tmp_path):
     pixels = smooth((3, 40, 50), "uint8")
     source = scene(
         tmp_path / "in.tif", NORTH_UP, "EPSG:32633", pixels, photometric="RGB"
@@ -421,19 +421,19 @@ def test_a_sentinel_2_product(tmp_path, level):
     folder = tmp_path / f"S2A_MSI{level}_20240701T101031.SAFE"
     images = folder / "GRANULE" / "L1C_T33UUP" / "IMG_DATA"
     planes = {}
-    for band, metres in [
+    for band, meters in [
         ("B02", 10),
         ("B03", 10),
         ("B04", 10),
         ("B08", 10),
         ("B8A", 20),
     ]:
-        n = 1200 // metres
+        n = 1200 // meters
         planes[band] = noise((1, n, n), seed=len(planes))
         name = f"T33UUP_20240701T101031_{band}"
         if level == "L2A":
-            name = f"R{metres}m/{name}_{metres}m"
-        transform = NORTH_UP @ Affine.scale(metres / 10)
+            name = f"R{meters}m/{name}_{meters}m"
+        transform = NORTH_UP @ Affine.scale(meters / 10)
         jp2(images / f"{name}.jp2", planes[band], transform)
     (folder / f"MTD_MSI{level}.xml").write_text("<n1/>")
     for source in (folder, folder / f"MTD_MSI{level}.xml"):

@@ -79,7 +79,7 @@ def test_scale_and_translation_of_every_level(tmp_path, microscopy, version):
         assert shape == (2, 3, *(-(-n // 2**level) for n in (180, 220)))
 
 
-def test_channels_keep_names_and_colours(tmp_path, microscopy, version):
+def test_channels_keep_names_and_colors(tmp_path, microscopy, version):
     target = tmp_path / "out.ome.zarr"
     upscale_file(microscopy, target, tile=32, ome_version=version)
     channels = attributes(target)["omero"]["channels"]

@@ -86,7 +86,7 @@ def test_sixteen_bits_in_and_out(tmp_path, samples, suffix):
     assert np.abs(plane - np.rint(stand_in.whole(first, 0, 65535))).max() <= 1
 
 
-def test_colour_profiles_are_carried(tmp_path):
+def test_color_profiles_are_carried(tmp_path):
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -118,7 +118,7 @@ def test_pictures_too_large_for_this_way_of_reading(tmp_path, monkeypatch):
     assert open_image(tmp_path / "in.png").shape == (30, 30)
 
 
-def test_deep_colour_without_imagecodecs(tmp_path, monkeypatch):
+def test_deep_color_without_imagecodecs(tmp_path, monkeypatch):
     imagecodecs = pytest.importorskip("imagecodecs")
     (tmp_path / "in.png").write_bytes(imagecodecs.png_encode(noise((20, 20, 3))))
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -247,3 +247,32 @@ def test_any_tiff_to_png(tmp_path, kind):
     plane = wanted if shown == "L" else wanted[..., 0]
     first = found if shown == "L" else found[..., 0]
     assert np.abs(first - np.rint(stand_in.whole(plane, 0, 255))).max() <= 1
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize("height", [40, 41, 400])
+def test_a_png_with_fewer_rows_than_it_declares(tmp_path, height, interlaced):
+    """Every checksum is right; only the declared height is not."""
+    buffer = io.BytesIO()
+    Image.fromarray(noise((40, 50, 3), "uint8")).save(buffer, "PNG")
+    png = buffer.getvalue()
+    if interlaced:
+        raw = bytes(4) * 3  # too little for any height
+        body = b"IDAT" + zlib.compress(raw)
+        png = png[:33] + struct.pack(">I", len(body) - 4) + body
+        png += struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IEND\xaeB`\x82"
+    head = b"IHDR" + struct.pack(">IIBBBBB", 50, height, 8, 2, 0, 0, interlaced)
+    png = png[:12] + head + struct.pack(">I", zlib.crc32(head)) + png[33:]
+    (tmp_path / "in.png").write_bytes(png)
+    if height == 40 and not interlaced:
+        assert open_image(tmp_path / "in.png").shape == (40, 50, 3)
+    else:
+        with pytest.raises(FileError, match=r"its rows have \d+ of \d+ bytes"):
+            open_image(tmp_path / "in.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "LA", "P"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (50, 41)])
+def test_whole_pngs_of_every_size_are_read(tmp_path, mode, size):
+    Image.fromarray(noise((*size, 3), "uint8")).convert(mode).save(tmp_path / "in.png")
+    assert open_image(tmp_path / "in.png").shape[:2] == size

@@ -44,12 +44,10 @@ def test_every_upsampler_has_a_head():
 def test_size_and_grey(upsampler):
     for upscale in UPSCALES[upsampler]:
         head, features, pixels = make(upsampler, upscale)
-        colour = head(features, pixels)
-        assert colour.shape == (2, 3, 6 * upscale, 5 * upscale)
+        color = head(features, pixels)
+        assert color.shape == (2, 3, 6 * upscale, 5 * upscale)
         grey = head(features, pixels, True)
-        torch.testing.assert_close(
-            grey, colour.mean(1, keepdim=True), rtol=0, atol=1e-6
-        )
+        torch.testing.assert_close(grey, color.mean(1, keepdim=True), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("upsampler", UPSAMPLERS)

@@ -71,7 +71,7 @@ def test_wide_integers_are_divided_by_their_largest_number(dtype):
     np.testing.assert_allclose(result.pixel_values, expected, atol=1e-7)
 
 
-def test_palettes_and_bits_become_colours():
+def test_palettes_and_bits_become_colors():
     image = Image.fromarray(picture(8, 8)).convert("P")
     assert Swin2SRImageProcessor()(image)["pixel_values"][0].shape == (3, 16, 16)
     bits = Image.fromarray(picture(8, 8, 0)).convert("1")

@@ -125,9 +125,7 @@ def test_the_layer_follows_the_active_one_and_axes_follow_the_layer(viewer, widg
     viewer.layers.selection.active = one
     assert widget.layer is one
     assert widget["axes"].value == "YX"
-    labeled = viewer.add_image(
-        np.zeros((2, 3, 8, 9)), axis_labels=("t", "c", "y", "x")
-    )
+    labeled = viewer.add_image(np.zeros((2, 3, 8, 9)), axis_labels=("t", "c", "y", "x"))
     assert widget.layer is labeled
     assert widget["axes"].value == "TCYX"
 

@@ -337,7 +337,7 @@ def _transformations(
 ) -> list[dict[str, Any]]:
     """Return scale and translation of a level whose pixels are `factor` times larger.
 
-    A translation is the centre of the first pixel, which moves with its size.
+    A translation is the center of the first pixel, which moves with its size.
     """
     scale, translation = [], []
     for axis in axes:

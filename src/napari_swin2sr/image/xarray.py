@@ -27,7 +27,7 @@ _DIMENSIONS = {
     "Z": "z plane planes depth altitude slice level lev",
     "T": "t time frame frames date",
     "C": "c ch channel channels band bands wavelength",
-    "S": "s sample samples rgb rgba color colour",
+    "S": "s sample samples rgb rgba color color",
 }
 _AXES = {name: axis for axis, names in _DIMENSIONS.items() for name in names.split()}
 _NODATA_ATTRIBUTES = ("_FillValue", "nodata", "missing_value")

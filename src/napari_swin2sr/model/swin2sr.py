@@ -418,7 +418,7 @@ class PretrainedModule(nn.Module):
                 f"more, not {shape}"
             )
 
-    def initialise(self) -> None:
+    def initialize(self) -> None:
         """Draw random weights, as for the start of a training."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -451,26 +451,26 @@ class Swin2SRModel(PretrainedModule):
         self.encoder = Encoder(config)
         self.layernorm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.conv_after_body = residual_convolution(config)
-        self.initialise()
+        self.initialize()
 
-    def normalise(self, pixel_values: Tensor) -> Tensor:
+    def normalize(self, pixel_values: Tensor) -> Tensor:
         """Turn pixel values (0 to 1) into what the network works on."""
         return (pixel_values - self.mean) * self.config.img_range
 
     def denormalise(self, x: Tensor) -> Tensor:
-        """Undo `normalise`; a single channel out of three has their mean's mean."""
+        """Undo `normalize`; a single channel out of three has their mean's mean."""
         mean = self.mean if x.shape[1] == self.mean.shape[1] else self.mean.mean()
         return x / self.config.img_range + mean
 
     def features(
-        self, normalised: Tensor, record: list[Tensor] | None = None
+        self, normalized: Tensor, record: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Return features (N, C, H, W) and those between the stages (N, H, W, C).
 
-        `normalised` is (N, channels, H, W) with sides that are multiples of the window;
+        `normalized` is (N, channels, H, W) with sides that are multiples of the window;
         `record`, if given, receives the attention weights of every layer.
         """
-        shallow = self.first_convolution(normalised)
+        shallow = self.first_convolution(normalized)
         x = self.embeddings["patch_embeddings"](shallow)
         hidden = self.encoder(x, record)
         deep = self.layernorm(hidden[-1]).permute(0, 3, 1, 2)
@@ -514,7 +514,7 @@ class Swin2SRModel(PretrainedModule):
         height, width = pixel_values.shape[-2:]
         padded = pad_to_window(pixel_values, self.config.window_size)
         record: list[Tensor] | None = [] if output_attentions else None
-        features, hidden = self.features(self.normalise(padded), record)
+        features, hidden = self.features(self.normalize(padded), record)
         output = FeatureOutput(
             features[..., :height, :width],
             tuple(x.flatten(1, 2) for x in hidden) if output_hidden_states else None,
@@ -550,7 +550,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         self.swin2sr = Swin2SRModel(config)
         self.head_name = "upsample" if config.upsampler else "final_convolution"
         self.add_module(self.head_name, HEADS[config.upsampler](config))
-        self.initialise()
+        self.initialize()
 
     @property
     def head(self) -> nn.Module:
@@ -596,7 +596,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         height, width = pixel_values.shape[-2:]
         body, upscale = self.swin2sr, self.config.upscale
         padded = pad_to_window(pixel_values, self.config.window_size)
-        pixels = body.normalise(padded)
+        pixels = body.normalize(padded)
         record: list[Tensor] | None = [] if output_attentions else None
         features, hidden = body.features(pixels, record)
         x = body.denormalise(self.head(features, pixels))
@@ -638,7 +638,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         if gray:
             x = x.expand(-1, self.config.num_channels, -1, -1)
         self.check_input(x)
-        pixels = body.normalise(pad_to_window(x, self.config.window_size))
+        pixels = body.normalize(pad_to_window(x, self.config.window_size))
         features = run_body(pixels) if run_body else body.features(pixels)[0]
         result = body.denormalise(self.head(features, pixels, gray))
         return result[..., : upscale * height, : upscale * width]
