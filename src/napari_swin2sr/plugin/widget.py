@@ -508,7 +508,10 @@ class SuperResolutionWidget(Container[Any]):
         if not isinstance(layer, Image):
             self._say(str(refusal(layer)))
             return
-        suggested = self._target.value.parent / f"{_as_file_name(layer.name)}.ome.zarr"
+        suggested = (
+            Path(str(self._target.value)).parent
+            / f"{_as_file_name(layer.name)}.ome.zarr"
+        )
         kinds = "OME-Zarr (*.ome.zarr);;OME-TIFF (*.ome.tif)"
         name, kind = QFileDialog.getSaveFileName(
             self.native, f"Save {layer.name}", str(suggested), kinds
