@@ -276,3 +276,26 @@ def test_a_png_with_fewer_rows_than_it_declares(tmp_path, height, interlaced):
 def test_whole_pngs_of_every_size_are_read(tmp_path, mode, size):
     Image.fromarray(noise((*size, 3), "uint8")).convert(mode).save(tmp_path / "in.png")
     assert open_image(tmp_path / "in.png").shape[:2] == size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (41, 50), (2, 9)])
+def test_interlaced_pngs_are_read(tmp_path, size):
+    """Seven passes as the PNG specification lays them out; Pillow reads the same."""
+    pixels = noise((*size, 3), "uint8")
+    raw = b""
+    for start, step in [
+        ((0, 0), (8, 8)), ((0, 4), (8, 8)), ((4, 0), (8, 4)), ((0, 2), (4, 4)),
+        ((2, 0), (4, 2)), ((0, 1), (2, 2)), ((1, 0), (2, 1)),
+    ]:  # fmt: skip
+        part = pixels[start[0] :: step[0], start[1] :: step[1]]
+        if part.size:
+            raw += b"".join(b"\0" + row.tobytes() for row in part)
+    png = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">IIBBBBB", size[1], size[0], 8, 2, 0, 0, 1)
+    for name, body in ((b"IHDR", head), (b"IDAT", zlib.compress(raw)), (b"IEND", b"")):
+        check = struct.pack(">I", zlib.crc32(name + body))
+        png += struct.pack(">I", len(body)) + name + body + check
+    (tmp_path / "in.png").write_bytes(png)
+    with Image.open(tmp_path / "in.png") as picture:
+        np.testing.assert_array_equal(np.asarray(picture), pixels)
+    np.testing.assert_array_equal(open_image(tmp_path / "in.png").data, pixels)

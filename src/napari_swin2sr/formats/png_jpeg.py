@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 _AS_IS = ("L", "RGB", "RGBA", "I;16", "I;16B", "F")
 _CONVERTED = {"1": "L"} | PILLOW_CONVERTED
 _PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA = 2, 4, 6
+_PNG_SAMPLES = {_PNG_RGB: 3, _PNG_GRAY_ALPHA: 2, _PNG_RGBA: 4}
+_PNG_PASSES = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""First column and row, and steps, of the passes of an interlaced PNG."""
 _JPEG_QUALITY = 95
 
 
@@ -38,7 +44,7 @@ def open_picture(path: Path) -> SpatialImage:
     Color tables, CMYK and the like become RGB; an image that the camera marked as
     turned is turned. 16-bit color PNG needs imagecodecs.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     with path.open("rb") as file:
         head = file.read(32)
@@ -47,6 +53,8 @@ def open_picture(path: Path) -> SpatialImage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                if kind is not None:
+                    _check_rows(path, *picture.size, depth * _PNG_SAMPLES.get(kind, 1))
                 if depth == 16 and kind in (_PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA):
                     pixels = _read_deep_png(path)
                 else:
@@ -57,7 +65,7 @@ def open_picture(path: Path) -> SpatialImage:
         raise FileError(
             f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
         ) from error
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, zlib.error) as error:
         raise FileError(f"{path}: the picture cannot be decoded: {error}") from error
     if orientation in ORIENTATIONS:
         pixels = OrientedArray(pixels, orientation, 0, 1)[...]
@@ -69,6 +77,25 @@ def open_picture(path: Path) -> SpatialImage:
         icc_profile=profile,
         transform=read_world_file(path) if orientation == 1 else None,
     )
+
+
+def _check_rows(path: Path, width: int, height: int, bits: int) -> None:
+    """Refuse a PNG with fewer rows than it declares, which Pillow makes black."""
+    data, at, n_bytes = path.read_bytes(), len(PNG_MAGIC), 0
+    is_interlaced, inflate = data[28], zlib.decompressobj()
+    passes = _PNG_PASSES if is_interlaced else ((0, 0, 1, 1),)
+    sides = ((-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes)
+    needed = sum(rows * (1 + -(-n * bits // 8)) for n, rows in sides if n > 0 < rows)
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] == b"IDAT":
+            part = data[at + 8 : at + 8 + length]
+            while part and n_bytes < needed:
+                n_bytes += len(inflate.decompress(part, 2**20))
+                part = inflate.unconsumed_tail
+        at += 12 + length
+    if n_bytes < needed:
+        raise ValueError(f"its rows have {n_bytes} of {needed} bytes")
 
 
 def write_picture(image: SpatialImage, path: Path) -> None:
