@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads burn no time
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads sleep
 
 import numpy as np
 import torch

@@ -23,7 +23,7 @@ Nothing is left out silently: an engine that is not installed, failed, would tak
 than --limit seconds, or keeps maps of the whole image beyond --peer-limit px (about
 10 GB at 1024 px, by what it takes at 256) has a row that says so.
 
---scaling sends 0.25 to 64 megapixels of a lazy grey image through `apply`, each size in
+--scaling sends 0.25 to 64 megapixels of a lazy gray image through `apply`, each size in
 a process of its own: seconds per megapixel and the largest memory, beside one forward
 of 4 megapixels without tiles.
 """
@@ -55,7 +55,7 @@ from cpu_engines import (
 )
 from peak import peak_megabytes
 
-from napari_swin2sr.engine import cpu_native as fast_native
+from napari_swin2sr.engine import cpu_native
 
 if TYPE_CHECKING:
     from napari_swin2sr.model import Swin2SRForImageSuperResolution
@@ -212,7 +212,7 @@ def run_apply(model: str, megapixels: float, threads: int) -> dict:
 
 
 def run_forward(model: str, side: int, threads: int) -> dict:
-    """Upscale one grey tile in one forward, after a small one."""
+    """Upscale one gray tile in one forward, after a small one."""
     from napari_swin2sr import load_model
 
     torch.set_num_threads(threads)
@@ -275,10 +275,10 @@ def scaling(model: str, options: argparse.Namespace) -> None:
 
 def machine() -> dict:
     """Describe where this runs."""
-    sets = [*fast_native.instruction_sets(), *["bf16"] * fast_native.has_bfloat16()]
+    sets = [*cpu_native.instruction_sets(), *["bf16"] * cpu_native.has_bfloat16()]
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     facts = {
-        "processor": fast_native.processor_name(),
+        "processor": cpu_native.processor_name(),
         "instruction sets": ", ".join(sets),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -32,8 +32,10 @@ def where(facts: dict) -> str:
     )
     load = facts["load before"]
     busy = "" if load is None else f", mean load of the minute before {load}"
+    sets = facts.get("instruction sets")  # runs before they were noted have none
+    processor = f"{facts['processor']} ({sets})" if sets else facts["processor"]
     cores = f"{facts['threads']} of {facts['cores']} cores"
-    return f"{facts['processor']}, {cores}, {versions}{busy}."
+    return f"{processor}, {cores}, {versions}{busy}."
 
 
 def number(value: float | None, form: str = "#.3g") -> str:

@@ -10,10 +10,8 @@ import time
 import pytest
 import torch
 
-from napari_swin2sr.cli import info as diagnostics
-from napari_swin2sr.engine import backends as fast
-from napari_swin2sr.engine import cpu_native as fast_native
-from napari_swin2sr.engine import upscaler
+from napari_swin2sr.cli import info
+from napari_swin2sr.engine import backends, cpu_native, upscaler
 from napari_swin2sr.engine.backends import SWITCH, prepare_cpu
 from napari_swin2sr.engine.cpu_native import NativeForward
 from napari_swin2sr.engine.cpu_torch import CpuForward
@@ -24,11 +22,11 @@ from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 CPU = torch.device("cpu")
 
 needs_compiler = pytest.mark.skipif(
-    fast_native.find_compiler() is None or not fast_native.instruction_sets(),
+    cpu_native.find_compiler() is None or not cpu_native.instruction_sets(),
     reason="no C compiler, or no vectors that the kernels know",
 )
 needs_bfloat16 = pytest.mark.skipif(
-    not fast_native.instruction_sets("bf16"),
+    not cpu_native.instruction_sets("bf16"),
     reason="the processor has no bfloat16 products",
 )
 
@@ -40,15 +38,15 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv(SWITCH, raising=False)
-        fast_native.load_kernels.cache_clear()
+        cpu_native.load_kernels.cache_clear()
         yield folder / "napari-swin2sr"
-        fast_native.load_kernels.cache_clear()
+        cpu_native.load_kernels.cache_clear()
 
 
 @pytest.fixture
 def choices(cache):
     """Return the file of the choices, which does not exist yet."""
-    file = cache / fast.CHOICES
+    file = cache / backends.CHOICES
     file.unlink(missing_ok=True)
     return file
 
@@ -74,7 +72,7 @@ def measured(monkeypatch):
             given = {k.replace("_", " "): v for k, v in seconds.items()}
             return {k: given.get(k.partition(",")[0], 9.0) for k in forwards}
 
-        monkeypatch.setattr(fast, "measure", measure)
+        monkeypatch.setattr(backends, "measure", measure)
         return calls
 
     return give
@@ -86,7 +84,7 @@ def measured(monkeypatch):
 @needs_compiler
 def test_every_way_is_measured_and_the_fastest_runs(net, choices):
     forward, choice = prepare_cpu(net, "fp32")
-    sets = [x for x in fast_native.instruction_sets() if x != "sse"] or ["sse"]
+    sets = [x for x in cpu_native.instruction_sets() if x != "sse"] or ["sse"]
     assert choice.seconds.keys() == {*(f"{x} kernels, fp32" for x in sets)} | {
         "PyTorch, fp32"
     }
@@ -118,8 +116,8 @@ def test_a_slow_way_is_seen_in_its_time(net, monkeypatch):
         return run
 
     slow_one.sample = slow
-    with fast.one_thread():
-        found = fast.measure({"fast": fast_one, "slow": slow_one})
+    with backends.one_thread():
+        found = backends.measure({"fast": fast_one, "slow": slow_one})
     assert 5 * found["fast"] < found["slow"]
     assert set(threads) == {1}
 
@@ -136,8 +134,8 @@ def test_pytorch_keeps_its_threads(net, choices):
 
 @needs_compiler
 def test_wrong_kernels_are_not_used(net, choices, monkeypatch, caplog):
-    right = fast_native.norm_weights
-    monkeypatch.setattr(fast_native, "norm_weights", lambda norm: 2 * right(norm))
+    right = cpu_native.norm_weights
+    monkeypatch.setattr(cpu_native, "norm_weights", lambda norm: 2 * right(norm))
     with caplog.at_level(logging.WARNING):
         forward, choice = prepare_cpu(net, "fp32")
     assert not isinstance(forward, NativeForward)
@@ -148,7 +146,7 @@ def test_wrong_kernels_are_not_used(net, choices, monkeypatch, caplog):
 
 
 def test_if_nothing_is_right_the_network_itself_runs(net, choices, monkeypatch):
-    monkeypatch.setattr(fast, "TOLERANCE", {"fp32": -1.0})
+    monkeypatch.setattr(backends, "TOLERANCE", {"fp32": -1.0})
     x = torch.rand(1, 3, 16, 16)
     forward, choice = prepare_cpu(net, "fp32")
     with torch.inference_mode():
@@ -175,7 +173,7 @@ def test_a_choice_is_remembered(net, choices, measured):
 @pytest.mark.parametrize(
     ("where", "name", "value"),
     [
-        (fast_native, "processor", lambda: "another"),
+        (cpu_native, "processor", lambda: "another"),
         (torch, "__version__", "9.9.9"),
     ],
 )
@@ -194,11 +192,11 @@ def test_it_holds_for_this_processor_and_pytorch(
 def test_it_holds_for_these_kernels(net, choices, measured, monkeypatch):
     calls = measured(PyTorch=1.0)
     prepare_cpu(net, "fp32")
-    monkeypatch.setattr(fast_native, "FLAGS", (*fast_native.FLAGS, "-DOTHER=1"))
-    fast_native.load_kernels.cache_clear()
+    monkeypatch.setattr(cpu_native, "FLAGS", (*cpu_native.FLAGS, "-DOTHER=1"))
+    cpu_native.load_kernels.cache_clear()
     prepare_cpu(net, "fp32")
     assert len(calls) == 2
-    fast_native.load_kernels.cache_clear()
+    cpu_native.load_kernels.cache_clear()
 
 
 @needs_compiler
@@ -257,7 +255,7 @@ def test_a_damaged_or_foreign_memory_is_written_anew(spoil, net, choices, measur
     assert prepare_cpu(net, "fp32")[1].name == "PyTorch, fp32"
     assert len(calls) == 2
     assert choices.read_text() == good
-    assert fast_native.is_private(choices)
+    assert cpu_native.is_private(choices)
 
 
 @needs_compiler
@@ -274,10 +272,12 @@ def test_a_memory_that_cannot_be_written_is_done_without(net, choices, measured)
 
 def test_the_memory_does_not_grow_for_ever(choices, monkeypatch):
     choices.parent.mkdir(exist_ok=True, mode=0o700)
-    fast.write_choices(choices, {str(i): i for i in range(3 * fast.MOST_CHOICES)})
-    kept = fast.read_choices(choices)
+    backends.write_choices(
+        choices, {str(i): i for i in range(3 * backends.MOST_CHOICES)}
+    )
+    kept = backends.read_choices(choices)
     assert list(kept.values()) == list(
-        range(2 * fast.MOST_CHOICES, 3 * fast.MOST_CHOICES)
+        range(2 * backends.MOST_CHOICES, 3 * backends.MOST_CHOICES)
     )
 
 
@@ -285,12 +285,12 @@ def test_the_memory_does_not_grow_for_ever(choices, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", ["0", "1", *fast_native.instruction_sets()])
+@pytest.mark.parametrize("name", ["0", "1", *cpu_native.instruction_sets()])
 def test_the_environment_forces_a_way(name, net, choices, measured, monkeypatch):
     calls = measured(PyTorch=1.0)
     monkeypatch.setenv(SWITCH, name)
     forward, choice = prepare_cpu(net, "fp32")
-    first = fast_native.instruction_sets()[0]
+    first = cpu_native.instruction_sets()[0]
     expected = {"0": "PyTorch, fp32", "1": f"{first} kernels, fp32"}
     assert choice.name == expected.get(name, f"{name} kernels, fp32")
     assert choice.reason == f"{SWITCH}={name}"
@@ -300,7 +300,7 @@ def test_the_environment_forces_a_way(name, net, choices, measured, monkeypatch)
 
 def test_zero_keeps_the_compiler_out_of_it(net, choices, monkeypatch):
     monkeypatch.setenv(SWITCH, "0")
-    monkeypatch.setattr(fast_native, "load_kernels", None)  # calling it would fail
+    monkeypatch.setattr(cpu_native, "load_kernels", None)  # calling it would fail
     assert prepare_cpu(net, "fp32")[1].name == "PyTorch, fp32"
 
 
@@ -313,7 +313,7 @@ def test_what_the_environment_cannot_mean_is_an_error(value, net, monkeypatch):
 
 def test_instructions_that_the_processor_lacks_are_an_error(net, monkeypatch):
     """They would end the process."""
-    monkeypatch.setattr(fast_native, "features", lambda: frozenset({"fma", "avx2"}))
+    monkeypatch.setattr(cpu_native, "features", lambda: frozenset({"fma", "avx2"}))
     monkeypatch.setenv(SWITCH, "avx512")
     with pytest.raises(OptionError, match=r"avx512.*choose one of auto, 0, 1, avx2,"):
         prepare_cpu(net, "fp32")
@@ -351,7 +351,7 @@ def test_bfloat16_kernels_are_measured_too(net, choices, measured):
 def test_float32_runs_where_it_is_faster_and_says_so(net, choices, monkeypatch, caplog):
     times = {"PyTorch, fp32": 1.0}
     monkeypatch.setattr(
-        fast, "measure", lambda made: {name: times.get(name, 2.0) for name in made}
+        backends, "measure", lambda made: {name: times.get(name, 2.0) for name in made}
     )
     with caplog.at_level(logging.WARNING):
         forward, _ = prepare_cpu(net, "bf16")
@@ -380,18 +380,18 @@ def test_without_such_arithmetic_float32_runs_and_says_so(net, choices, monkeypa
     ],
 )
 def test_who_has_bfloat16(words, expected, monkeypatch):
-    monkeypatch.setattr(fast_native, "_cpuinfo", lambda *keys: [words])
-    found = fast_native.features.__wrapped__()
-    monkeypatch.setattr(fast_native, "features", lambda: found)
-    assert fast_native.has_bfloat16() is expected
+    monkeypatch.setattr(cpu_native, "_cpuinfo", lambda *keys: [words])
+    found = cpu_native.features.__wrapped__()
+    monkeypatch.setattr(cpu_native, "features", lambda: found)
+    assert cpu_native.has_bfloat16() is expected
 
 
 def test_pytorch_tells_where_linux_does_not(monkeypatch):
-    monkeypatch.setattr(fast_native, "_cpuinfo", lambda *keys: [])
-    monkeypatch.setattr(fast_native.platform, "machine", lambda: "AMD64")
+    monkeypatch.setattr(cpu_native, "_cpuinfo", lambda *keys: [])
+    monkeypatch.setattr(cpu_native.platform, "machine", lambda: "AMD64")
     known = {"avx2": True, "fma3": True, "avx512_f": False, "architecture": "x86_64"}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    found = fast_native.features.__wrapped__()
+    found = cpu_native.features.__wrapped__()
     assert found == {"avx2", "fma", "x86-64"}
 
 
@@ -401,12 +401,12 @@ def test_pytorch_tells_where_linux_does_not(monkeypatch):
 @needs_compiler
 def test_info_says_which_way_runs_and_why(choices):
     start = time.monotonic()
-    found = diagnostics.environment()["default model on the cpu"]
+    found = info.environment()["default model on the cpu"]
     assert time.monotonic() - start < 60
     assert " kernels, fp32 (the fastest, measured now)" in found["runs"]
     assert "ms of CPU time" in found["PyTorch, fp32"]
-    assert found["compiler"] == fast_native.find_compiler()
-    again = diagnostics.environment()["default model on the cpu"]
+    assert found["compiler"] == cpu_native.find_compiler()
+    again = info.environment()["default model on the cpu"]
     assert again["PyTorch, fp32"] == found["PyTorch, fp32"]
     assert "measured before" in again["runs"]
 

@@ -26,7 +26,7 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
-from napari_swin2sr.engine import cpu_native as fast_native
+from napari_swin2sr.engine import cpu_native
 from napari_swin2sr.engine.backends import SWITCH, one_thread, prepare
 from napari_swin2sr.engine.cpu_native import NativeForward, prepare_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
@@ -35,10 +35,10 @@ from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 CPU = torch.device("cpu")
 
 needs_compiler = pytest.mark.skipif(
-    fast_native.find_compiler() is None, reason="no C compiler on this machine"
+    cpu_native.find_compiler() is None, reason="no C compiler on this machine"
 )
 needs_bfloat16 = pytest.mark.skipif(
-    not fast_native.instruction_sets("bf16"),
+    not cpu_native.instruction_sets("bf16"),
     reason="the processor has no bfloat16 products",
 )
 each_set = pytest.mark.parametrize(
@@ -47,11 +47,11 @@ each_set = pytest.mark.parametrize(
         pytest.param(
             name,
             marks=pytest.mark.skipif(
-                name not in fast_native.instruction_sets(),
+                name not in cpu_native.instruction_sets(),
                 reason=f"the processor has no {name}",
             ),
         )
-        for name in fast_native.INSTRUCTION_SETS
+        for name in cpu_native.INSTRUCTION_SETS
     ],
 )
 
@@ -63,9 +63,9 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         patch.delenv(SWITCH, raising=False)
-        fast_native.load_kernels.cache_clear()
+        cpu_native.load_kernels.cache_clear()
         yield folder
-        fast_native.load_kernels.cache_clear()
+        cpu_native.load_kernels.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -78,12 +78,12 @@ def threads():
 @pytest.fixture
 def fresh():
     """Look for kernels anew, and forget the outcome."""
-    for function in (fast_native.load_kernels, fast_native.version_of):
+    for function in (cpu_native.load_kernels, cpu_native.version_of):
         function.cache_clear()
     yield
-    for function in (fast_native.load_kernels, fast_native.version_of):
+    for function in (cpu_native.load_kernels, cpu_native.version_of):
         function.cache_clear()
-    fast_native.hung.clear()
+    cpu_native.hung.clear()
 
 
 def tiny(**values):
@@ -142,7 +142,7 @@ def test_reference_outputs_of_the_authors(variant, instructions):
     ids=str,
 )
 def test_every_shape_of_network_and_image(values, instructions, monkeypatch):
-    monkeypatch.setattr(fast_native, "WINDOWS_PER_TASK", 3)
+    monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 3)
     net = tiny(**values)
     forward = native(net, "fp32", instructions)
     for size in ((8, 8), (16, 40), (17, 3), (56, 56)):
@@ -168,7 +168,7 @@ def test_attention_scales_at_their_limit(instructions):
 @needs_compiler
 @each_set
 def test_zero_keys_and_large_activations(instructions):
-    """No length of zero divides, and no perceptron's input is too large."""
+    """No length of zero divides, and no input of an MLP is too large."""
     net = tiny()
     with torch.no_grad():
         for layer in layers_of(net):
@@ -189,7 +189,7 @@ def test_not_a_number_is_not_hidden(instructions):
 
 
 @needs_compiler
-def test_grey_tiles():
+def test_gray_tiles():
     net = make_network("light_x2")
     x = torch.rand(3, 1, 16, 16)
     with torch.inference_mode():
@@ -279,7 +279,7 @@ def test_a_compiler_that_hangs_is_left_alone(at, fresh, monkeypatch, tmp_path, c
     script.write_text(f"#!/bin/sh\n{answer}exec sleep 60\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(script))
-    monkeypatch.setitem(fast_native.SECONDS, at, 0.5)
+    monkeypatch.setitem(cpu_native.SECONDS, at, 0.5)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
         forward = prepare(tiny(), CPU, "bf16")
@@ -291,18 +291,18 @@ def test_a_compiler_that_hangs_is_left_alone(at, fresh, monkeypatch, tmp_path, c
 @needs_compiler
 def test_compiled_once_and_only_into_a_safe_folder(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert fast_native.load_kernels("fp32") is not None
+    assert cpu_native.load_kernels("fp32") is not None
     (made,) = (tmp_path / "napari-swin2sr").iterdir()
     before = made.stat().st_mtime_ns
-    fast_native.load_kernels.cache_clear()
-    assert fast_native.load_kernels("fp32") is not None
+    cpu_native.load_kernels.cache_clear()
+    assert cpu_native.load_kernels("fp32") is not None
     assert made.stat().st_mtime_ns == before
     made.parent.chmod(0o777)  # others could put kernels there
-    with fast_native.cache_folder() as folder:
+    with cpu_native.cache_folder() as folder:
         assert folder != made.parent
     assert not folder.exists()
-    fast_native.load_kernels.cache_clear()
-    assert fast_native.load_kernels("fp32") is not None  # its file is gone already
+    cpu_native.load_kernels.cache_clear()
+    assert cpu_native.load_kernels("fp32") is not None  # its file is gone already
 
 
 def cut_in_half(file):
@@ -340,16 +340,16 @@ def test_spoiled_kernels_are_compiled_again(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "napari-swin2sr"
     folder.mkdir(mode=0o700)
-    command = [fast_native.find_compiler(), *fast_native.FLAGS]
-    made = fast_native._compiled(command, b"1", folder)
+    command = [cpu_native.find_compiler(), *cpu_native.FLAGS]
+    made = cpu_native._compiled(command, b"1", folder)
     good, inode = made.read_bytes(), made.stat().st_ino
-    assert fast_native._compiled(command, b"1", folder).stat().st_ino == inode
-    assert fast_native._compiled(command, b"2", folder) != made
+    assert cpu_native._compiled(command, b"1", folder).stat().st_ino == inode
+    assert cpu_native._compiled(command, b"2", folder) != made
     spoil(made)
-    again = fast_native._compiled(command, b"1", folder)
+    again = cpu_native._compiled(command, b"1", folder)
     assert again.read_bytes() == good
     assert again.stat().st_ino != inode or made != again
-    assert fast_native.is_private(again)
+    assert cpu_native.is_private(again)
     assert "is damaged or not this user's" in caplog.text
 
 
@@ -360,8 +360,8 @@ def test_a_user_without_a_home_gets_a_folder_for_the_time_being(monkeypatch):
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
     with pytest.raises(RuntimeError):
         Path.home()
-    with fast_native.cache_folder() as folder:
-        assert fast_native.is_private(folder)
+    with cpu_native.cache_folder() as folder:
+        assert cpu_native.is_private(folder)
     assert not folder.exists()
 
 
@@ -403,11 +403,11 @@ def test_the_sums_of_a_product_stay_in_registers(compiler, name, precision):
         pytest.skip(f"no {compiler} on this machine")
     if compiler in {"gcc", "clang"} and platform.machine() not in {"x86_64", "AMD64"}:
         pytest.skip("needs a compiler for x86-64")
-    flags = fast_native.INSTRUCTION_SETS[name].flags
+    flags = cpu_native.INSTRUCTION_SETS[name].flags
     half = ["-DHALF", "-mavx512bf16"] if precision == "bf16" else []
-    command = [compiler, *fast_native.FLAGS, *flags, *half, "-S", "-o", "-"]
+    command = [compiler, *cpu_native.FLAGS, *flags, *half, "-S", "-o", "-"]
     made = subprocess.run(
-        [*command, str(fast_native.SOURCE)],
+        [*command, str(cpu_native.SOURCE)],
         check=True,
         capture_output=True,
         text=True,
@@ -550,13 +550,13 @@ def test_the_kernels_of_another_processor(
 ):
     if shutil.which(compiler) is None or shutil.which(emulator) is None:
         pytest.skip(f"no {compiler} or no {emulator} on this machine")
-    if emulator == "env" and name not in fast_native.instruction_sets():
+    if emulator == "env" and name not in cpu_native.instruction_sets():
         pytest.skip(f"the processor has no {name}")
-    monkeypatch.setattr(fast_native, "WINDOWS_PER_TASK", 10**6)
+    monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 10**6)
     driver, program = tmp_path / "driver.c", tmp_path / "driver"
-    driver.write_text(DRIVER.replace("SOURCE", f'"{fast_native.SOURCE}"'))
-    flags = [x for x in fast_native.FLAGS if x not in {"-shared", "-fPIC"}]
-    flags += fast_native.INSTRUCTION_SETS[name].flags
+    driver.write_text(DRIVER.replace("SOURCE", f'"{cpu_native.SOURCE}"'))
+    flags = [x for x in cpu_native.FLAGS if x not in {"-shared", "-fPIC"}]
+    flags += cpu_native.INSTRUCTION_SETS[name].flags
     command = [compiler, *flags, "-static", driver, "-lm", "-o", program]
     subprocess.run(command, check=True, capture_output=True)
     net = tiny(**values)

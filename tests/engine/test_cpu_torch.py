@@ -16,7 +16,7 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
-from napari_swin2sr.engine import cpu_torch as fast_cpu
+from napari_swin2sr.engine import cpu_torch
 from napari_swin2sr.engine.backends import prepare
 from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.errors import InputError
@@ -67,7 +67,7 @@ def test_reference_outputs_of_the_authors(variant):
     ids=str,
 )
 def test_every_shape_of_network_and_image(values, monkeypatch):
-    monkeypatch.setattr(fast_cpu, "GROUP_BYTES", 3 * 4 * 64**2)  # some groups
+    monkeypatch.setattr(cpu_torch, "GROUP_BYTES", 3 * 4 * 64**2)  # some groups
     net = tiny(**values)
     forward = CpuForward(net)
     for size in ((8, 8), (16, 40), (17, 3), (56, 56)):
@@ -99,7 +99,7 @@ def test_zero_keys_give_no_nan():
         assert_close(CpuForward(net)(x), net.upscale_tile(x), 4e-6)
 
 
-def test_grey_tiles():
+def test_gray_tiles():
     net = make_network("light_x2")
     x = torch.rand(3, 1, 16, 16)
     with torch.inference_mode():
