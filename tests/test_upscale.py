@@ -24,9 +24,10 @@ from helpers.tiny import tiny_folder, tiny_net
 from napari_swin2sr.engine.cpu_native import load_kernels
 from napari_swin2sr.engine.upscaler import Upscaler
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
+from napari_swin2sr.formats import as_image
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.upscale import as_image, prepare, provenance
+from napari_swin2sr.upscale import prepare, provenance
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from napari_swin2sr.files import upscale_file as upscale_file
     from napari_swin2sr.files import verify_file as verify_file
     from napari_swin2sr.options import UpscaleOptions as UpscaleOptions
+    from napari_swin2sr.trust.consistency import consistency as consistency
     from napari_swin2sr.upscale import apply as apply
+    from napari_swin2sr.upscale import inspect as inspect
     from napari_swin2sr.weights.catalog import list_models as list_models
 
     __version__: str
@@ -28,7 +30,8 @@ _load, _names, __all__ = lazy_loader.attach(
         "engine.upscaler": ["load_model"],
         "files": ["upscale_file", "verify_file"],
         "options": ["UpscaleOptions"],
-        "upscale": ["apply"],
+        "trust.consistency": ["consistency"],
+        "upscale": ["apply", "inspect"],
         "weights.catalog": ["list_models"],
     },
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import Cancelled, CancelToken, OutputError
-from napari_swin2sr.formats import open_image
+from napari_swin2sr.formats import as_image, open_image
 from napari_swin2sr.formats.detect import (
     Kind,
     Location,
@@ -36,7 +36,6 @@ from napari_swin2sr.runs.runner import (
     RunStarted,
 )
 from napari_swin2sr.runs.tile_store import TileStore, tile_grid
-from napari_swin2sr.upscale import as_image
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -5,10 +5,9 @@ Wires the layers below; importing it loads neither PyTorch nor dask.
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import logging
 import math
-import os
 import uuid
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -17,29 +16,35 @@ import numpy as np
 
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.errors import InputError, OptionError
-from napari_swin2sr.image.axes import agree_axes, resolve_axes
+from napari_swin2sr.formats import as_image
+from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import fit_ranges
-from napari_swin2sr.image.record import SpatialImage
-from napari_swin2sr.image.sources import as_pixels, check_dtype
+from napari_swin2sr.image.sources import check_dtype
 from napari_swin2sr.image.xarray import (
-    axes_of,
-    from_dataarray,
     is_dataarray,
     like_dataarray,
 )
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import check_n_blocks, default_tile, plan_tiles
+from napari_swin2sr.trust.suitability import (
+    CLEAN_ONLY,
+    INTERPOLATION,
+    Inspection,
+    assess,
+)
 
 if TYPE_CHECKING:
+    import os
+
     import dask.array as da
 
     from napari_swin2sr.image.axes import AxisLayout
+    from napari_swin2sr.image.record import SpatialImage
     from napari_swin2sr.options import Halo, RangeSpec
     from napari_swin2sr.weights.config import Swin2SRConfig
 
-RGB_SIDE = 16
-"""A uint8 array with 3 or 4 places last is RGB(A) if its other sides are longer."""
+logger = logging.getLogger(__name__)
 
 SMALL_BYTES = 2**24
 """Arrays in memory are named by their content up to this size, else at random."""
@@ -138,37 +143,43 @@ def apply(
     return result
 
 
-def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
-    """Describe anything that holds an image; pixels stay where they are.
+def inspect(
+    array: Any,
+    *,
+    axes: str | None = None,
+    rgb: bool | None = None,
+    value_range: RangeSpec = None,
+    nodata: float | None = None,
+) -> Inspection:
+    """Tell what an image is like and which model suits it; nothing is super-resolved.
 
-    Takes what `apply` takes, or a `SpatialImage`. The options' `axes` and `rgb`
-    overrule what the image says about itself.
+    Only a bounded sample of pixels is read, the one that value ranges are chosen from.
+    The noise is fitted as shot noise and read-out noise, and the gain to expect is that
+    of calibration images with as much noise.
+
+    Parameters
+    ----------
+    array : array_like or path
+        As for `apply`.
+    axes, rgb, value_range, nodata
+        As for `apply`.
+
+    Returns
+    -------
+    Inspection
+        Value range, noise, bandwidth, saturated and missing pixels of each channel; the
+        gain over interpolation to expect of the embedded models, in dB; and the
+        recommendation, which ``apply(array, model="auto")`` takes.
+
+    Raises
+    ------
+    InputError
+        If it is no image, or its axes are not clear.
+    FileError
+        If it is a path, and the file cannot be read.
     """
-    options = UpscaleOptions() if options is None else options
-    asked, rgb = options.axes, options.rgb
-    if isinstance(array, (str, os.PathLike)):
-        from napari_swin2sr.formats import open_image
-
-        array = open_image(array, axes=asked, rgb=rgb)
-    if isinstance(array, SpatialImage):
-        axes = agree_axes(array.shape, array.axes, asked, rgb).axes
-        return dataclasses.replace(array, axes=axes)
-    if is_dataarray(array):
-        check_dtype(array.dtype)
-        known = axes_of(array) if asked is None else None
-        return from_dataarray(array, agree_axes(array.shape, known, asked, rgb).axes)
-    source, known = as_pixels(array)
-    check_dtype(source.dtype)
-    if asked is None and rgb is None and known is None and _looks_like_rgb(source):
-        warnings.warn(
-            f"a uint8 array of shape {tuple(source.shape)} is taken as RGB"
-            f"{'A' * (source.shape[-1] == 4)}; rgb=True says so without this message, "
-            "and rgb=False makes its last axis columns",
-            stacklevel=3,
-        )
-        rgb = True
-    axes = agree_axes(source.shape, known, asked, rgb).axes
-    return SpatialImage(data=source, axes=axes, source=type(array).__name__)
+    options = UpscaleOptions(axes=axes, rgb=rgb)
+    return assess(as_image(array, options), value_range, nodata)
 
 
 def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
@@ -179,6 +190,7 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     """
     layout = resolve_axes(image.shape, image.axes)
     check_dtype(image.data.dtype)
+    options = _with_suitable_model(image, options)
     dtype = _output_dtype(image.data.dtype, options.dtype)
     handle = ModelHandle.open(options.model, options.device, options.precision)
     config = handle.config
@@ -227,14 +239,28 @@ def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
 # -- details --------------------------------------------------------------------------
 
 
-def _looks_like_rgb(source: Any) -> bool:
-    shape = tuple(source.shape)
-    return (
-        np.dtype(source.dtype) == np.uint8
-        and len(shape) == 3
-        and shape[-1] in (3, 4)
-        and min(shape[:2]) > RGB_SIDE
-    )
+def _with_suitable_model(
+    image: SpatialImage, options: UpscaleOptions
+) -> UpscaleOptions:
+    """Choose the model for "auto"; say so where one amplifies the noise of an image."""
+    if options.model != "auto" and options.model not in CLEAN_ONLY:
+        return options
+    found = assess(image, options.value_range, options.nodata)
+    if options.model == "auto":
+        if found.recommendation == INTERPOLATION:
+            logger.warning("%s; model='auto' takes 'default'", found.reason)
+            return options.replace(model="default")
+        logger.warning("model='auto' takes %r: %s", found.recommendation, found.reason)
+        return options.replace(model=found.recommendation)
+    gain = found.expected_gain["default-clean"]
+    if gain.mean < 0:
+        logger.warning(
+            "model=%r is for clean images and amplifies noise: on images as noisy as "
+            "this one, such models were %.1f dB worse than interpolation (%.1f to "
+            "%.1f); model='default' removes noise",
+            *(options.model, -gain.mean, -gain.high, -gain.low),
+        )
+    return options
 
 
 def _names_itself(source: Any) -> bool:

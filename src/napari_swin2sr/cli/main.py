@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from napari_swin2sr.cli import demo, evaluate, info, train, upscale
+from napari_swin2sr.cli import demo, evaluate, info, inspect, train, upscale
 from napari_swin2sr.cli.console import (
     EXIT_CODES,
     EXIT_FAILURE,
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     upscale.add_parser(commands)
+    inspect.add_parser(commands)
     info.add_parsers(commands)
     demo.add_parser(commands)
     train.add_parser(commands)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+import os
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
-    import os
-
     from napari_swin2sr.image.record import SpatialImage
 
-__all__ = ["open_image"]
+__all__ = ["as_image", "open_image"]
+
+RGB_SIDE = 16
+"""A uint8 array with 3 or 4 places last is RGB(A) if its other sides are longer."""
 
 
 def open_image(
@@ -54,8 +60,6 @@ def open_image(
     MissingDependencyError
         If an optional library is needed.
     """
-    import dataclasses
-
     from napari_swin2sr.formats.detect import Kind, Location, kind_of
     from napari_swin2sr.image.axes import agree_axes
 
@@ -79,3 +83,49 @@ def open_image(
         image = open_picture(location.path)
     names = agree_axes(image.shape, image.axes or None, axes, rgb).axes
     return dataclasses.replace(image, axes=names)
+
+
+def as_image(array: Any, options: UpscaleOptions | None = None) -> SpatialImage:
+    """Describe anything that holds an image; pixels stay where they are.
+
+    Takes what `apply` takes, or a `SpatialImage`. The options' `axes` and `rgb`
+    overrule what the image says about itself.
+    """
+    from napari_swin2sr.image.axes import agree_axes
+    from napari_swin2sr.image.record import SpatialImage
+    from napari_swin2sr.image.sources import as_pixels, check_dtype
+    from napari_swin2sr.image.xarray import axes_of, from_dataarray, is_dataarray
+
+    options = UpscaleOptions() if options is None else options
+    asked, rgb = options.axes, options.rgb
+    if isinstance(array, (str, os.PathLike)):
+        array = open_image(array, axes=asked, rgb=rgb)
+    if isinstance(array, SpatialImage):
+        axes = agree_axes(array.shape, array.axes, asked, rgb).axes
+        return dataclasses.replace(array, axes=axes)
+    if is_dataarray(array):
+        check_dtype(array.dtype)
+        known = axes_of(array) if asked is None else None
+        return from_dataarray(array, agree_axes(array.shape, known, asked, rgb).axes)
+    source, known = as_pixels(array)
+    check_dtype(source.dtype)
+    if asked is None and rgb is None and known is None and _looks_like_rgb(source):
+        warnings.warn(
+            f"a uint8 array of shape {tuple(source.shape)} is taken as RGB"
+            f"{'A' * (source.shape[-1] == 4)}; rgb=True says so without this message, "
+            "and rgb=False makes its last axis columns",
+            stacklevel=3,
+        )
+        rgb = True
+    axes = agree_axes(source.shape, known, asked, rgb).axes
+    return SpatialImage(data=source, axes=axes, source=type(array).__name__)
+
+
+def _looks_like_rgb(source: Any) -> bool:
+    shape = tuple(source.shape)
+    return (
+        str(source.dtype) == "uint8"
+        and len(shape) == 3
+        and shape[-1] in (3, 4)
+        and min(shape[:2]) > RGB_SIDE
+    )

@@ -296,7 +296,7 @@ class LazyUpscaled:
         """Return a dask array of the result: one task per block, nothing computed."""
         import dask.array as da
 
-        view: da.Array = da.from_array(  # type: ignore[no-untyped-call]
+        view: da.Array = da.from_array(
             self,
             chunks=self.chunks,
             name=f"swin2sr-{self.token}",

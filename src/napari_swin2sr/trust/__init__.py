@@ -1,0 +1,1 @@
+"""Where a super-resolved pixel may be believed."""
