@@ -374,12 +374,12 @@ def test_low_precision_for_deep_output_warns_once(
     nsr.apply(image.astype(np.uint8), model, precision="bf16")  # no warning: an error
 
 
-def test_a_grey_model_refuses_colours(tmp_path: Path) -> None:
-    grey = str(tiny_folder(tmp_path / "grey", num_channels=1))
-    colours = np.zeros((9, 10, 3), np.uint8)
+def test_a_gray_model_refuses_colors(tmp_path: Path) -> None:
+    gray = str(tiny_folder(tmp_path / "gray", num_channels=1))
+    colors = np.zeros((9, 10, 3), np.uint8)
     with pytest.raises(InputError, match=r"model is for gray images.*rgb=False"):
-        nsr.apply(colours, grey, rgb=True)
-    assert nsr.apply(colours, grey, axes="YXC").compute().shape == (18, 20, 3)
+        nsr.apply(colors, gray, rgb=True)
+    assert nsr.apply(colors, gray, axes="YXC").compute().shape == (18, 20, 3)
 
 
 def test_a_restoration_model_keeps_the_size(tmp_path: Path, image: np.ndarray) -> None:
@@ -416,8 +416,8 @@ def test_the_options_overrule_what_an_image_says(model: str) -> None:
     image = SpatialImage(data=np.zeros((3, 20, 30), np.uint8), axes="CYX")
     assert as_image(image, UpscaleOptions(rgb=True)).axes == "SYX"
     assert as_image(image, UpscaleOptions(axes="ZYX")).axes == "ZYX"
-    colour = SpatialImage(data=np.zeros((20, 30, 3), np.uint8), axes="YXS")
-    assert as_image(colour, UpscaleOptions(rgb=False)).axes == "YXC"
+    color = SpatialImage(data=np.zeros((20, 30, 3), np.uint8), axes="YXS")
+    assert as_image(color, UpscaleOptions(rgb=False)).axes == "YXC"
     with pytest.raises(InputError, match="contradict"):
         as_image(np.zeros((20, 30)), UpscaleOptions(axes="YX", rgb=True))
 
