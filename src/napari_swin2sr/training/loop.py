@@ -70,8 +70,7 @@ VALIDATION_NOISE = (150.0, 0.01)
 """Photons at full scale and read-out noise of the noisy copy."""
 
 STATE_NAME = "state.pt"
-"""File in the output folder from which an interrupted run continues. Its entry
-"optimisers" keeps that spelling, so that older runs can be continued."""
+"""File in the output folder from which an interrupted run continues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +290,7 @@ class Trainer:
         stored = {
             "network": self.network.state_dict(),
             "average": self.average,
-            "optimisers": [each.state_dict() for each in self.optimizers],
+            "optimizers": [each.state_dict() for each in self.optimizers],
             "state": json.dumps(asdict(self.state)),
             "config": json.dumps(self.network.config.to_dict()),
         }
@@ -311,7 +310,7 @@ class Trainer:
             return
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            known = "optimisers" in stored and "average" in stored
+            known = "optimizers" in stored and "average" in stored
         except Exception:
             known = False
         if not known:
@@ -325,7 +324,7 @@ class Trainer:
             return False
         try:
             stored = torch.load(path, map_location=self.device, weights_only=True)
-            states = stored["optimisers"]
+            states = stored["optimizers"]
         except Exception as error:
             raise FileError(
                 f"{path}: the training state cannot be read ({type(error).__name__}); "
