@@ -161,8 +161,14 @@ def inspect(
     ----------
     array : array_like or path
         As for `apply`.
-    axes, rgb, value_range, nodata
+    axes : str, optional
+        One letter per axis, from T C Z Y X S.
+    rgb : bool, optional
+        The last axis holds RGB or RGBA samples.
+    value_range : optional
         As for `apply`.
+    nodata : float, optional
+        Value of missing pixels.
 
     Returns
     -------
