@@ -90,6 +90,20 @@ def test_the_clean_model_is_safe_on_clean_images(name: str, factor: float) -> No
 
 
 @pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("photons", [None, 150.0])
+def test_four_times_larger_gains_and_keeps_the_intensity(
+    name: str, photons: float | None
+) -> None:
+    fine = target(name)
+    lowres = downscale(fine, 4, "bicubic")
+    if photons is not None:
+        lowres = add_noise(lowres, photons, 0.01, np.random.default_rng(0))
+    result = model(lowres, model="default-x4")
+    assert gain(lowres, fine, result) > (0 if photons is None else 1.0)
+    assert result.mean() == pytest.approx(lowres.mean(), rel=0.005)
+
+
+@pytest.mark.parametrize("name", IMAGES)
 def test_noisy_images_gain(name: str) -> None:
     fine = target(name)
     lowres = downscale(fine, 2, "bicubic")

@@ -30,6 +30,7 @@ def test_names():
     assert list(PUBLISHED) == [
         "default",
         "default-clean",
+        "default-x4",
         "lightweight-x2",
         "classical-x2",
         "classical-x4",
@@ -44,6 +45,7 @@ def test_names():
     [
         ("default", 2, 8, 3, 0.256),
         ("default-clean", 2, 8, 3, 0.256),
+        ("default-x4", 4, 8, 3, 0.2717),
         ("lightweight-x2", 2, 8, 3, 1.005),
         ("classical-x2", 2, 8, 3, 12.09),
         ("classical-x4", 4, 8, 3, 12.24),
@@ -77,7 +79,7 @@ def test_infos_can_be_written_as_json():
     assert '"compressed-x4"' in text
 
 
-@pytest.mark.parametrize("name", ["default", "default-clean"])
+@pytest.mark.parametrize("name", ["default", "default-clean", "default-x4"])
 def test_embedded(name):
     found = resolve_model(name)
     content = found.path.read_bytes()

@@ -89,6 +89,9 @@ DEFAULT_SHA256 = "a233bf04c4a07374446850263321dc1e1d50b258196d99c429841b8d743e4a
 CLEAN_SHA256 = "0bd10921561a24095e8a9cea37cab030c806cb949c8dcbd5e867c267ad7d7bec"
 """Hash of the embedded weights for clean images."""
 
+X4_SHA256 = "5915284a5396c27dbff6d87ff56256c280c5f6cd92c3f8591fc3271a848a856b"
+"""Hash of the embedded weights for x4."""
+
 _DOWNLOADABLE = {
     "lightweight-x2": Published(
         purpose="clean photographs, small network",
@@ -172,7 +175,14 @@ def published_models() -> dict[str, Published]:
         "satellite; small and fast, part of this package",
         CLEAN_SHA256,
     )
-    return {"default": default, "default-clean": clean, **_DOWNLOADABLE}
+    x4 = _embedded(
+        "default-x4",
+        "as default, four times larger: more is guessed; small and fast, part of this "
+        "package",
+        X4_SHA256,
+    )
+    embedded = {"default": default, "default-clean": clean, "default-x4": x4}
+    return {**embedded, **_DOWNLOADABLE}
 
 
 def _embedded(folder: str, purpose: str, sha256: str) -> Published:
