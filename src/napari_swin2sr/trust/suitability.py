@@ -28,6 +28,8 @@ INTERPOLATION = "interpolation"
 CLEAN_ONLY = ("default-clean", "lightweight-x2", "classical-x2", "classical-x4")
 """Models that were trained on clean images and amplify the noise of others."""
 
+_CLEAN = 0.005  # estimated noise that smooth structure alone can cause
+
 _FULL_BANDWIDTH = 0.5  # of the Nyquist frequency: below it, pixels are small enough
 
 
@@ -209,7 +211,7 @@ _RINGS = 32  # of frequencies, up to Nyquist
 def _reason(channel: ChannelReport, best: str, gains: dict[str, Gain]) -> str:
     if channel.photons is not None and channel.photons < 5000:
         noise = f"noisy (about {_round(channel.photons)} photons at the white level)"
-    elif channel.noise_level > 0.003:
+    elif channel.noise_level > _CLEAN:
         noise = f"noisy ({100 * channel.noise_level:.1f} % of the value range)"
     else:
         noise = "clean"
@@ -220,7 +222,7 @@ def _reason(channel: ChannelReport, best: str, gains: dict[str, Gain]) -> str:
         f"{noise}: {best} is expected to gain {gain.mean:.1f} dB over interpolation "
         f"({gain.low:.1f} to {gain.high:.1f})"
     )
-    if channel.bandwidth < _FULL_BANDWIDTH:
+    if noise == "clean" and channel.bandwidth < _FULL_BANDWIDTH:
         text += (
             f"; detail ends at {100 * channel.bandwidth:.0f} % of what the pixels "
             "could hold, so there is little to add"
