@@ -226,12 +226,12 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
 
 def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
     """Return what must be known to make the result again, as JSON can hold it."""
-    from napari_swin2sr import __version__
+    from importlib.metadata import version
 
     handle = lazy.block
     assert isinstance(handle, ModelHandle)
     return {
-        "software": f"napari-swin2sr {__version__}",
+        "software": f"napari-swin2sr {version('napari-swin2sr')}",
         "model": handle.name,
         "sha256": handle.sha256,
         "upscale": lazy.upscale,

@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import tifffile
 
-import napari_swin2sr
 from napari_swin2sr import files
 from napari_swin2sr.cli import console
 from napari_swin2sr.cli import main as cli
@@ -30,6 +29,7 @@ from napari_swin2sr.runs.runner import RunFinished, RunStarted, TileDone, TileFa
 from napari_swin2sr.weights import catalog
 
 FIELDS = [field.name for field in dataclasses.fields(UpscaleOptions)]
+PARAMETERS = inspect.signature(files.upscale_file).parameters
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def calls(monkeypatch):
         recorded.behave(**kwargs)
         return Path(target)
 
-    monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
+    monkeypatch.setattr("napari_swin2sr.files.upscale_file", upscale_file)
     monkeypatch.setattr(catalog, "resolve_model", resolve_model)
     return recorded
 
@@ -111,11 +111,10 @@ def test_without_flags_every_option_keeps_its_default(calls):
 
 def test_command_line_and_function_have_the_same_options_and_defaults(calls):
     cli.main(["upscale", "in.png", "out.png"])
-    parameters = inspect.signature(files.upscale_file).parameters
     by_hand = {"executor", "progress", "cancel"}
-    assert calls[0].keys() == parameters.keys() - {"executor"}
+    assert calls[0].keys() == PARAMETERS.keys() - {"executor"}
     for name in calls[0].keys() - by_hand - {"source", "target"}:
-        assert calls[0][name] == parameters[name].default, name
+        assert calls[0][name] == PARAMETERS[name].default, name
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_the_same_command_goes_on_where_it_was_cut_off(
             raise Cancelled("cancelled")
         return original(source, target, **options)
 
-    monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
+    monkeypatch.setattr("napari_swin2sr.files.upscale_file", upscale_file)
     assert run(*command) == 130
     assert "stopped at file 2 of 3; the same command goes on" in capsys.readouterr().err
     times = {p.name: p.stat().st_mtime_ns for p in out.iterdir() if p.suffix != ".done"}
@@ -288,7 +288,7 @@ def test_an_unforeseen_error_of_one_file_is_named(tmp_path, capsys, monkeypatch)
     def upscale_file(source, target, **_):
         raise InputError("its axes are odd") if "a.png" in source else KeyError("x")
 
-    monkeypatch.setitem(vars(napari_swin2sr), "upscale_file", upscale_file)
+    monkeypatch.setattr("napari_swin2sr.files.upscale_file", upscale_file)
     assert run(*paths, "-o", tmp_path / "out") == 3
     err = capsys.readouterr().err
     assert f"{paths[0]}: its axes are odd" in err

@@ -98,7 +98,7 @@ def run_demo(folder: str | PathLike[str], **options: Any) -> DemoResult:
     import tifffile
     from PIL import Image
 
-    from napari_swin2sr import upscale_file
+    from napari_swin2sr.files import upscale_file
     from napari_swin2sr.image.resample import block_means
 
     folder = Path(folder)

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 def _upscale_file(
     source: str, target: str | Path, report: Report, token: Interrupt, options: Any
 ) -> Path | str:
-    from napari_swin2sr import upscale_file
+    from napari_swin2sr.files import upscale_file
 
     return upscale_file(source, target, progress=report, cancel=token, **options)
 

@@ -111,11 +111,11 @@ def record(
     layer: Image, source: LayerSource, options: UpscaleOptions, handle: ModelHandle
 ) -> dict[str, Any]:
     """Return what must be known to make a result again, as JSON can hold it."""
-    from napari_swin2sr import __version__
+    from importlib.metadata import version
 
     elsewhere = ("model", "axes", "rgb", "device")
     return {
-        "software": f"napari-swin2sr {__version__}",
+        "software": f"napari-swin2sr {version('napari-swin2sr')}",
         "model": handle.name,
         "sha256": handle.sha256,
         "upscale": handle.upscale,
