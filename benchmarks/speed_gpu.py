@@ -16,7 +16,7 @@ small      A tile of the viewer's size alone, in a batch of 4, and replayed as a
 pipeline   A whole grey uint16 image, tile by tile in threads as `apply` does it,
            against the sum of its forwards, with one and two tiles on the device.
 launch     The two kernels one by one, for several numbers of warps, pipeline stages and
-           pixels per program: how the constants in `fast_gpu.py` were chosen.
+           pixels per program: how the constants in `cuda.py` were chosen.
 
 `--selftest` runs every part in miniature, on the CPU (Triton's interpreter) where there
 is no GPU; its times mean nothing.
@@ -50,12 +50,12 @@ from peers import of_spandrel, of_transformers
 if "--selftest" in sys.argv and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
-from napari_swin2sr.engine import cuda as fast_gpu
-from napari_swin2sr.engine import cuda_streams as transfer
+from napari_swin2sr.engine import cuda, cuda_streams
 from napari_swin2sr.engine.cuda import GpuForward
+from napari_swin2sr.formats import as_image
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.upscale import as_image, prepare
+from napari_swin2sr.upscale import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -257,10 +257,10 @@ def pipeline_rows(
             go = upscaler._forward
             forwards += n * median_ms(lambda x=x, go=go: go(x), 3, run.device)
             del x
-    for lanes in (1, transfer.TILES_ON_DEVICE):
+    for streams in (1, cuda_streams.TILES_ON_DEVICE):
         with (
-            patch.object(transfer, "TILES_ON_DEVICE", lanes),
-            patch.object(transfer, "_lanes", {}),
+            patch.object(cuda_streams, "TILES_ON_DEVICE", streams),
+            patch.object(cuda_streams, "_streams", {}),
         ):
             seconds = math.inf
             for _ in range(2):  # page-locked memory is made in the first
@@ -274,7 +274,7 @@ def pipeline_rows(
             "part": "pipeline",
             "model": name,
             "side": side,
-            "what": f"{lanes} on the device",
+            "what": f"{streams} on the device",
             "ms": 1e3 * seconds,
             "sum_of_forwards_ms": forwards,
             "overhead": 1e3 * seconds / forwards - 1,
@@ -287,12 +287,12 @@ def launch_rows(
     name: str, net: Swin2SRForImageSuperResolution, run: Run
 ) -> Iterator[Row]:
     """Time each kernel of a shifted layer on its own, in every way to launch it."""
-    if not fast_gpu.can_fuse(net):
+    if not cuda.can_fuse(net):
         print("Triton is not here: no kernels in this run")
         return
     half = torch.bfloat16 if run.gpu else torch.float16
     layer = copy.deepcopy(net.swin2sr.encoder.stages[0].layers[-1]).to(run.device)
-    packed = fast_gpu.PackedLayer.from_layer(layer, half, True)
+    packed = cuda.PackedLayer.from_layer(layer, half, True)
     x = torch.randn(1, run.side, run.side, net.config.embed_dim, device=run.device)
     kernels = (
         ("attention", [{"ATTENTION_LAUNCH": launch} for launch in ATTENTION]),
@@ -303,7 +303,7 @@ def launch_rows(
             row = {"part": "launch", "model": name, "side": run.side}
             row |= {"what": f"{kernel} {change}"}
             try:
-                with patch.multiple(fast_gpu, **change):
+                with patch.multiple(cuda, **change):
                     go = getattr(packed, f"fused_{kernel}")
                     ms = median_ms(lambda go=go: go(x), run.repeats, run.device)
             except Exception as problem:  # what does not fit is a result too
