@@ -94,4 +94,10 @@ class CancelToken(Protocol):
     """What asks a run to end with `Cancelled`, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Tell whether the run should end after the tiles in flight."""
+        """Tell whether the run should end; the tile in the network is given up."""
+
+
+def check_cancel(cancel: CancelToken | None, what: str = "") -> None:
+    """Raise `Cancelled` with a text if a run was asked to end."""
+    if cancel is not None and cancel.is_set():
+        raise Cancelled(f"cancelled{what}")

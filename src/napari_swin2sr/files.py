@@ -109,7 +109,7 @@ def upscale_file(
     progress : callable, optional
         Called with each event of `napari_swin2sr.runs.runner`.
     cancel : CancelToken, optional
-        Such as a `threading.Event`; when set, the run ends after the tiles in flight.
+        Such as a `threading.Event`; when set, the run ends in a second or two.
     verify : bool
         Decode every finished tile and compare checksums; recompute damaged ones.
     series, level : int

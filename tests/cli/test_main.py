@@ -380,7 +380,7 @@ def test_first_signal_sets_the_token_and_the_second_interrupts(capfd):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
-    assert "stopping after this tile" in capfd.readouterr().err
+    assert "stopping; press Ctrl-C again" in capfd.readouterr().err
 
 
 # ------------------------------------------------------------ models and info

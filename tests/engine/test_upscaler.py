@@ -25,6 +25,7 @@ from napari_swin2sr.engine.backends import SWITCH
 from napari_swin2sr.engine.cpu_native import load_kernels
 from napari_swin2sr.engine.upscaler import Upscaler, load_model, splits
 from napari_swin2sr.errors import (
+    Cancelled,
     InferenceError,
     InputError,
     MemoryLimitError,
@@ -105,6 +106,38 @@ def test_an_empty_batch_runs_nothing(fake_prepare: Callable[[object], None]) -> 
 def test_refuses_what_is_no_batch_of_tiles(bad: np.ndarray, text: str) -> None:
     with pytest.raises(InputError, match=text):
         Upscaler(tiny_net(), "cpu")(bad)
+
+
+@pytest.mark.parametrize("switch", ["0", "1"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_cancelled_forward_ends_before_its_next_windows(
+    switch: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Token:
+        """Is set when it is looked at for the fifth time."""
+
+        looks = 0
+
+        def is_set(self) -> bool:
+            self.looks += 1
+            return self.looks >= 5
+
+    monkeypatch.setenv(SWITCH, switch)
+    token, upscaler, before = (
+        Token(),
+        Upscaler(tiny_net(), "cpu"),
+        torch.get_num_threads(),
+    )
+    torch.set_num_threads(threads)
+    try:
+        with pytest.raises(Cancelled):
+            upscaler(tiles(1, 1, 128, 128), cancel=token)
+        assert token.looks <= 16  # groups of windows in a layer
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    x = tiles(1, 1, 16, 16)  # what was given up harms nobody
+    np.testing.assert_allclose(upscaler(x, cancel=threading.Event()), whole(x), **CLOSE)
 
 
 # -- memory ---------------------------------------------------------------------------

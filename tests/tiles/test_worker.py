@@ -417,7 +417,7 @@ def test_a_gate_lets_in_as_many_tiles_as_a_device_works_on(places: int) -> None:
     inside, most = 0, 0
     changed = threading.Condition()
 
-    def block(tiles: np.ndarray) -> np.ndarray:
+    def block(tiles: np.ndarray, cancel: object = None) -> np.ndarray:
         nonlocal inside, most
         with changed:
             inside += 1

@@ -301,7 +301,7 @@ def interruptible() -> Iterator[Interrupt]:
         token.signum = signum
         token.set()
         # os.write: printing is not safe inside a signal handler
-        os.write(2, b"\nstopping after this tile; press Ctrl-C again to stop at once\n")
+        os.write(2, b"\nstopping; press Ctrl-C again to stop at once\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield token

@@ -15,29 +15,36 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from napari_swin2sr.engine import cpu_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
-from napari_swin2sr.errors import OptionError
+from napari_swin2sr.errors import OptionError, check_cancel
 from napari_swin2sr.replace import written_beside
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.config import Swin2SRConfig
 
 logger = logging.getLogger(__name__)
 
-Forward: TypeAlias = Callable[[Tensor], Tensor]
-"""(N, C, H, W) float32 on a device -> (N, C, upscale * H, upscale * W) float32."""
+
+class Forward(Protocol):
+    """(N, C, H, W) float32 on a device -> (N, C, upscale * H, upscale * W) float32."""
+
+    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
+        """Run the network; `Cancelled` soon after the token is set."""
+
 
 SWITCH = "NAPARI_SWIN2SR_NATIVE"
 """Environment variable: `auto` (or nothing) measures; `0` is PyTorch's operations, `1`
@@ -94,7 +101,7 @@ def prepare(
         return GpuForward(net, device, precision)
     if device.type == "cpu":
         return prepare_cpu(net, precision)[0]
-    return copy.deepcopy(net).to(device).eval().requires_grad_(False).upscale_tile
+    return _plain(net, device)
 
 
 # -- the choice on the CPU -----------------------------------------------------------
@@ -116,14 +123,25 @@ def prepare_cpu(
         else:
             found = _first(net, ways, forced)
     if found is None:
-        plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
-        return plain.upscale_tile, Choice("plain network", "nothing else is right", {})
+        plain = _plain(net, torch.device("cpu"))
+        return plain, Choice("plain network", "nothing else is right", {})
     name, reason = found[1].name, found[1].reason
     if precision == "bf16" and not name.endswith(precision):
         logger.warning("precision bf16: %s runs (%s)", name, reason)
     elif wanted not in {"auto", "0"} and "kernels" not in name:
         logger.warning("%s: there are no such kernels here; %s runs", reason, name)
     return found
+
+
+def _plain(net: Swin2SRForImageSuperResolution, device: torch.device) -> Forward:
+    """Return the network itself, which is copied; a forward is not interrupted."""
+    net = copy.deepcopy(net).to(device, torch.float32).eval().requires_grad_(False)
+
+    def forward(x: Tensor, cancel: CancelToken | None = None) -> Tensor:
+        check_cancel(cancel)
+        return net.upscale_tile(x)
+
+    return forward
 
 
 def _wanted() -> str:

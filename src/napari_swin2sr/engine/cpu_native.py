@@ -32,6 +32,7 @@ from napari_swin2sr.engine.cpu_torch import (
     CpuForward,
     Map,
     merge_convolutions,
+    until,
     workers,
 )
 from napari_swin2sr.model.windows import shift_mask
@@ -40,6 +41,7 @@ from napari_swin2sr.replace import flush_to_disk, remove_file, rename_over, scra
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import (
         Dense,
         Layer,
@@ -490,14 +492,14 @@ class NativeForward(CpuForward):
         layer = self.packed[0][0][-1]
         return lambda: run(layer, source, other)
 
-    def run_body(self, pixels: Tensor) -> Tensor:
+    def run_body(self, pixels: Tensor, cancel: CancelToken | None = None) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input."""
         images, channels, height, width = pixels.shape
         blocks = pixels.view(images, channels, height // BLOCK, BLOCK, -1, BLOCK)
         blocks = blocks.permute(0, 2, 4, 1, 3, 5).contiguous()
         dim = self.net.config.embed_dim
         with workers(torch.get_num_threads()) as run_all:
-            run = Runner(run_all, images, height, width)
+            run = Runner(until(cancel, run_all), images, height, width)
             shallow, stream, other = run.empty(dim), run.empty(dim), run.empty(dim)
             run(self.first, blocks, None, shallow)
             run(self.embed, shallow, stream)

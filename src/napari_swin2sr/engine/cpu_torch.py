@@ -19,6 +19,7 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Barrier
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -26,11 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_swin2sr.errors import check_cancel
 from napari_swin2sr.model.windows import shift_mask, to_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import (
         Dense,
         Layer,
@@ -89,6 +92,19 @@ def single_threaded_workers(count: int) -> Iterator[Map]:
         yield pool.map
 
 
+def until(cancel: CancelToken | None, run_all: Map) -> Map:
+    """Return a `map` that raises `Cancelled` once the token is set."""
+
+    def run_some(function: Callable[[int], Any], numbers: range) -> Iterable[Any]:
+        def run(number: int) -> Any:
+            check_cancel(cancel)
+            return function(number)
+
+        return run_all(run, numbers)
+
+    return run_some
+
+
 class CpuForward:
     """A network packed for one precision: (N, C, H, W) -> (N, C, uH, uW) float32.
 
@@ -104,9 +120,9 @@ class CpuForward:
             self.pack(half)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
-        return self.net.upscale_tile(x, self.run_body)
+        return self.net.upscale_tile(x, partial(self.run_body, cancel=cancel))
 
     def pack(self, half: torch.dtype) -> None:
         """Pack the transformer's weights."""
@@ -127,17 +143,19 @@ class CpuForward:
         x = torch.linspace(-1, 1, 16 * layer.pixels * channels).view(-1, channels)
         return lambda: layer(x.clone(), kinds, self.mask)
 
-    def run_body(self, pixels: Tensor) -> Tensor:
+    def run_body(self, pixels: Tensor, cancel: CancelToken | None = None) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input.
 
-        Maps of a whole image are let go as soon as they have served.
+        Maps of a whole image are let go as soon as they have served. The token is
+        looked at before each group of windows.
         """
         body = self.net.swin2sr
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         shallow = body.first_convolution(pixels)
         stream = body.embeddings["patch_embeddings"](shallow)
         plan = WindowPlan.from_shape(stream.shape, self.window, self.shift)
-        with single_threaded_workers(torch.get_num_threads()) as run_all:
+        with single_threaded_workers(torch.get_num_threads()) as all_threads:
+            run_all = until(cancel, all_threads)
             for stage in self.stages:
                 stream = stage(stream, plan, self.mask, run_all).add_(stream)
         stream = body.layernorm(stream).permute(0, 3, 1, 2)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_swin2sr.engine.cpu_torch import stage_convolution
+from napari_swin2sr.errors import check_cancel
 from napari_swin2sr.model.windows import from_windows, shift_mask, to_windows
 
 if TYPE_CHECKING:
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import (
         Dense,
         Layer,
@@ -110,22 +113,23 @@ class GpuForward:
             return False
         return True
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
         tf32 = self.half != torch.float32
         with (
             torch.cuda.device_of(x),  # Triton launches on the current device
             torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
         ):
-            return self.net.upscale_tile(x, self._run_body)
+            return self.net.upscale_tile(x, partial(self._run_body, cancel=cancel))
 
-    def _run_body(self, pixels: Tensor) -> Tensor:
+    def _run_body(self, pixels: Tensor, cancel: CancelToken | None) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input."""
         body = self.net.swin2sr
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         shallow = body.first_convolution(pixels)
         stream = body.embeddings["patch_embeddings"](shallow).contiguous()
         for stage in self.stages:
+            check_cancel(cancel)
             stream = stage(stream)
         deep = body.layernorm(stream).permute(0, 3, 1, 2)
         return cast("Tensor", body.conv_after_body(deep) + shallow)

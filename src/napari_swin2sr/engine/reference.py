@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_swin2sr.engine.upscaler import Upscaler
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.weights.config import Swin2SRConfig
 
 
@@ -104,9 +105,11 @@ class ModelHandle:
             self._found_here(), device=self.device, precision=self.precision
         )
 
-    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(
+        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
         """Super-resolve tiles: see `Upscaler.__call__`."""
-        return self.load()(tiles)
+        return self.load()(tiles, cancel=cancel)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         """Identify the numbers that the model gives, not where its file lies."""

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from napari_swin2sr.engine.backends import Forward
+    from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.catalog import ResolvedModel
     from napari_swin2sr.weights.config import Swin2SRConfig
@@ -135,7 +137,9 @@ class Upscaler:
             f"Upscaler({self.name!r}, x{self.upscale}, {self.device}, {self.precision})"
         )
 
-    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(
+        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
         """Super-resolve a batch of tiles; nothing is padded, cropped or clipped.
 
         Parameters
@@ -144,6 +148,8 @@ class Upscaler:
             (N, C, H, W) float32, black is 0.0 and white 1.0; values outside are
             allowed. C is 3 (RGB) or 1 (gray); H and W are multiples of `window_size`
             [input px]. Not modified.
+        cancel : CancelToken, optional
+            When set, the forward ends within a second or two.
 
         Returns
         -------
@@ -159,6 +165,8 @@ class Upscaler:
             If the tiles do not fit in memory, however they are split.
         InferenceError
             If the network fails, or gives NaN or Inf for finite tiles.
+        Cancelled
+            If `cancel` was set.
         """
         _check_tiles(tiles, self.window_size, self.config.num_channels)
         n, c, height, width = tiles.shape
@@ -166,15 +174,15 @@ class Upscaler:
         if tiles.size == 0:
             return np.empty((n, c, u * height, u * width), np.float32)
         x = torch.from_numpy(np.require(tiles, np.float32, ["C", "W"]))
-        y = self._within_memory(x, self._forward)
+        y = self._within_memory(x, self._forward, cancel)
         if not _is_finite(y) and _is_finite(x):
-            y = self._in_full_precision(x)
+            y = self._in_full_precision(x, cancel)
         result: NDArray[np.float32] = y.numpy()
         return result
 
     # -- precision ---------------------------------------------------------------
 
-    def _in_full_precision(self, x: Tensor) -> Tensor:
+    def _in_full_precision(self, x: Tensor, cancel: CancelToken | None) -> Tensor:
         """Repeat a forward that overflowed, in float32."""
         if self.precision != "fp32":
             if not self._warned:
@@ -187,7 +195,7 @@ class Upscaler:
                 )
             if self._forward_fp32 is None:
                 self._forward_fp32 = prepare(self._net, self.device, "fp32")
-            y = self._within_memory(x, self._forward_fp32)
+            y = self._within_memory(x, self._forward_fp32, cancel)
             if _is_finite(y):
                 return y
         raise InferenceError(
@@ -198,8 +206,12 @@ class Upscaler:
 
     # -- memory ------------------------------------------------------------------
 
-    def _within_memory(self, x: Tensor, forward: Forward) -> Tensor:
+    def _within_memory(
+        self, x: Tensor, forward: Forward, cancel: CancelToken | None
+    ) -> Tensor:
         """Run a batch whole if it fits, else fewer tiles at once, else sub-tiles."""
+        if cancel is not None:
+            forward = partial(forward, cancel=cancel)
         n, _, height, width = x.shape
         halo, window = self.config.exact_halo, self.window_size
         ways = list(splits(n, (height, width), window, halo, self.upscale))

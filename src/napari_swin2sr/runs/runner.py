@@ -36,6 +36,7 @@ from napari_swin2sr.errors import (
     OutputError,
     TilesFailedError,
     WeightsError,
+    check_cancel,
 )
 from napari_swin2sr.options import check_part
 
@@ -213,7 +214,7 @@ class Runner:
     progress : callable, optional
         Called with each event, always from the calling thread.
     cancel : CancelToken, optional
-        When set, no new tile begins; the one in the network is waited for.
+        When set, no new tile begins, and the one in the network is given up.
     workers : int, optional
         Threads of the runner's own pool [4], at most one tile each in memory.
     executor : concurrent.futures.Executor, optional
@@ -301,12 +302,6 @@ class Runner:
                 _failed_text(blocks, run.failed, meter.total), failed=run.failed
             )
         return result
-
-
-def check_cancel(cancel: CancelToken | None, what: str) -> None:
-    """Raise `Cancelled` with a text if a run was asked to end."""
-    if cancel is not None and cancel.is_set():
-        raise Cancelled(f"cancelled{what}")
 
 
 class Meter:

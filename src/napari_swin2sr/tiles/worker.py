@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -42,24 +43,29 @@ class ConfiguredBlockFn(Protocol):
 
 @runtime_checkable
 class ConcurrentBlockFn(Protocol):
-    """What a block function may offer: how many tiles it works on at a time."""
+    """What a block function may offer: several tiles at a time, and an early end."""
 
     tiles_at_once: int
 
+    def __call__(
+        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+    ) -> NDArray[np.float32]:
+        """Run the network; raises `Cancelled` soon after the token is set."""
+
 
 class CancellableBlockFn:
-    """A block function that takes no new tile once a run is cancelled.
+    """A block function that gives up its tile once a run is cancelled.
 
     Tiles of a device wait for each other anyway. Here they wait where the token is
-    looked at, so that a cancelled run ends with the tile in the network, not with all
-    those that were read ahead of it.
+    looked at, and those that were read ahead are not begun.
     """
 
     def __init__(self, block: BlockFn, cancel: CancelToken) -> None:
         self._block, self._cancel = block, cancel
-        self._turn = threading.Semaphore(
-            block.tiles_at_once if isinstance(block, ConcurrentBlockFn) else 1
-        )
+        at_once = 1
+        if isinstance(block, ConcurrentBlockFn):
+            at_once, self._block = block.tiles_at_once, partial(block, cancel=cancel)
+        self._turn = threading.Semaphore(at_once)
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; raises `Cancelled` instead if it is too late."""
