@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from napari_swin2sr.model.error_head import ErrorHead
 from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+from napari_swin2sr.trust.calibration import LEVELS, Calibration, Group
 from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.download import file_sha256
+from napari_swin2sr.weights.error_head import write_calibration, write_error_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,4 +52,44 @@ def tiny_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     from napari_swin2sr.model.swin2sr import save_network
 
     save_network(tiny_net(seed, **changes), folder)
+    return folder
+
+
+def tiny_error_head(seed: int = 0, **changes: Any) -> ErrorHead:
+    """Return an error head for such a network, whose weights all matter."""
+    head = ErrorHead(tiny_config(**changes))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return head.eval()
+
+
+def trusted_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Save a tiny network with an error head and a calibration for two kinds."""
+    tiny_folder(folder, seed, **changes)
+    weights = file_sha256(folder / "model.safetensors")
+    head = write_error_head(
+        tiny_error_head(seed, **changes).state_dict(), folder, weights
+    )
+    factors = tuple(1 + level for level in LEVELS)
+    groups = [
+        Group(
+            kind=kind,
+            noise="clean",
+            images=30,
+            clusters=20,
+            factors=tuple(scale * factor for factor in factors),
+            risks=tuple(1 - level for level in LEVELS),
+            certified=0.95,
+        )
+        for kind, scale in (("fluorescence", 2.0), ("natural", 1.0))
+    ]
+    calibration = Calibration(
+        model_sha256=weights,
+        error_head_sha256=file_sha256(head),
+        date="2026-01-02",
+        groups=tuple(groups),
+    )
+    write_calibration(calibration.to_dict(), folder)
     return folder

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.config import Swin2SRConfig
 
@@ -42,8 +43,16 @@ logger = logging.getLogger(__name__)
 class Forward(Protocol):
     """(N, C, H, W) float32 on a device -> (N, C, upscale * H, upscale * W) float32."""
 
-    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
-        """Run the network; `Cancelled` soon after the token is set."""
+    def __call__(
+        self,
+        x: Tensor,
+        cancel: CancelToken | None = None,
+        error_head: ErrorHead | None = None,
+    ) -> Tensor:
+        """Run the network; `Cancelled` soon after the token is set.
+
+        An error head appends to the channels how far each may be off.
+        """
 
 
 SWITCH = "NAPARI_SWIN2SR_NATIVE"
@@ -137,9 +146,13 @@ def _plain(net: Swin2SRForImageSuperResolution, device: torch.device) -> Forward
     """Return the network itself, which is copied; a forward is not interrupted."""
     net = copy.deepcopy(net).to(device, torch.float32).eval().requires_grad_(False)
 
-    def forward(x: Tensor, cancel: CancelToken | None = None) -> Tensor:
+    def forward(
+        x: Tensor,
+        cancel: CancelToken | None = None,
+        error_head: ErrorHead | None = None,
+    ) -> Tensor:
         check_cancel(cancel)
-        return net.upscale_tile(x)
+        return net.upscale_tile(x, error_head=error_head)
 
     return forward
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import (
         Dense,
         Layer,
@@ -120,9 +121,15 @@ class CpuForward:
             self.pack(half)
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        cancel: CancelToken | None = None,
+        error_head: ErrorHead | None = None,
+    ) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
-        return self.net.upscale_tile(x, partial(self.run_body, cancel=cancel))
+        run_body = partial(self.run_body, cancel=cancel)
+        return self.net.upscale_tile(x, run_body, error_head)
 
     def pack(self, half: torch.dtype) -> None:
         """Pack the transformer's weights."""

@@ -25,6 +25,7 @@ from napari_swin2sr.model.windows import from_windows, shift_mask, to_windows
 
 if TYPE_CHECKING:
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import (
         Dense,
         Layer,
@@ -113,14 +114,20 @@ class GpuForward:
             return False
         return True
 
-    def __call__(self, x: Tensor, cancel: CancelToken | None = None) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        cancel: CancelToken | None = None,
+        error_head: ErrorHead | None = None,
+    ) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
         tf32 = self.half != torch.float32
         with (
             torch.cuda.device_of(x),  # Triton launches on the current device
             torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
         ):
-            return self.net.upscale_tile(x, partial(self._run_body, cancel=cancel))
+            run_body = partial(self._run_body, cancel=cancel)
+            return self.net.upscale_tile(x, run_body, error_head)
 
     def _run_body(self, pixels: Tensor, cancel: CancelToken | None) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input."""

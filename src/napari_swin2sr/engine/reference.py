@@ -111,11 +111,24 @@ class ModelHandle:
         """Super-resolve tiles: see `Upscaler.__call__`."""
         return self.load()(tiles, cancel=cancel)
 
+    @property
+    def has_error(self) -> bool:
+        """Whether it can tell how far its results may be off."""
+        return self.resolved.error_head is not None
+
+    def with_error(
+        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Super-resolve tiles, with errors: see `Upscaler.with_error`."""
+        return self.load().with_error(tiles, cancel=cancel)
+
     def __dask_tokenize__(self) -> tuple[object, ...]:
         """Identify the numbers that the model gives, not where its file lies."""
         config = tuple(sorted((k, str(v)) for k, v in self.config.to_dict().items()))
         kind = type(self).__name__
-        return (kind, self.sha256, config, self.device, self.precision)
+        head = self.resolved.error_head
+        heads = () if head is None else (head.sha256,)
+        return (kind, self.sha256, config, self.device, self.precision, *heads)
 
     def _found_here(self) -> ResolvedModel:
         """Find the model again if the handle came from another machine."""
@@ -127,6 +140,14 @@ class ModelHandle:
                 self.name,
                 f"this machine has other weights (SHA-256 {found.sha256[:12]}, "
                 f"expected {self.sha256[:12]})",
+                "Install the same model on every machine that computes",
+            )
+        wanted, head = self.resolved.error_head, found.error_head
+        if wanted and (head is None or head.sha256 != wanted.sha256):
+            raise WeightsError(
+                self.name,
+                "this machine has the same weights, but not the error head that "
+                f"belongs to them (SHA-256 {wanted.sha256[:12]})",
                 "Install the same model on every machine that computes",
             )
         return dataclasses.replace(found, config=self.config)

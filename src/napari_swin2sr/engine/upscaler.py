@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 import math
@@ -11,7 +12,7 @@ import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from napari_swin2sr.errors import (
     MemoryLimitError,
     OptionError,
 )
+from napari_swin2sr.model.error_head import load_error_head
 from napari_swin2sr.model.swin2sr import load_network
 from napari_swin2sr.options import PRECISIONS
 from napari_swin2sr.tiles.plan import TilePlan, plan_tiles
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.engine.backends import Forward
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.catalog import ResolvedModel
     from napari_swin2sr.weights.config import Swin2SRConfig
@@ -80,6 +83,8 @@ class Upscaler:
         that kind runs float32, with a warning.
     name : str, optional
         What messages call the model.
+    error_head : ErrorHead, optional
+        Tells how far the results may be off; see `with_error`.
 
     Attributes
     ----------
@@ -109,6 +114,7 @@ class Upscaler:
         precision: str = "auto",
         *,
         name: str = "",
+        error_head: ErrorHead | None = None,
     ) -> None:
         self.name = name or type(net).__name__
         self.config: Swin2SRConfig = net.config
@@ -131,6 +137,12 @@ class Upscaler:
         self._too_big: float = float("inf")  # pixels per forward that did not fit
         self._warned = False
         self._forward = self._prepare_on_trusted_device(may_fall_back=device == "auto")
+        self._error_head: ErrorHead | None = None
+        if error_head is not None:
+            head = copy.deepcopy(error_head).requires_grad_(False)
+            self._error_head = head.to(self.device).eval()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # other streams may use it now
 
     def __repr__(self) -> str:
         return (
@@ -168,21 +180,73 @@ class Upscaler:
         Cancelled
             If `cancel` was set.
         """
+        return self._upscale(tiles, cancel)
+
+    @property
+    def has_error(self) -> bool:
+        """Whether there is an error head, so that `with_error` can be called."""
+        return self._error_head is not None
+
+    def with_error(
+        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Super-resolve a batch of tiles, and tell how far each pixel may be off.
+
+        Both come from one forward.
+
+        Parameters
+        ----------
+        tiles, cancel
+            As for `__call__`.
+
+        Returns
+        -------
+        image : ndarray
+            (N, C, upscale * H, upscale * W) float32: bit for bit what `__call__` gives.
+        error : ndarray
+            Of the same shape, 0 or more, in the same value range: a half-width that is
+            to be multiplied by a factor of `napari_swin2sr.trust.calibration`. For
+            gray tiles the mean over the network's channels, as the image is.
+
+        Raises
+        ------
+        OptionError
+            If there is no error head.
+        InputError, MemoryLimitError, InferenceError, Cancelled
+            As for `__call__`.
+        """
+        if self._error_head is None:
+            raise OptionError(
+                f"model {self.name} has no error head, so nothing tells how far its "
+                "results may be off. napari-swin2sr calibrate makes one"
+            )
+        both = self._upscale(tiles, cancel, self._error_head)
+        image, error = np.split(both, 2, axis=1)
+        return image, error
+
+    def _upscale(
+        self,
+        tiles: NDArray[np.float32],
+        cancel: CancelToken | None,
+        error_head: ErrorHead | None = None,
+    ) -> NDArray[np.float32]:
+        """Run the network; with an error head there are twice as many channels."""
         _check_tiles(tiles, self.window_size, self.config.num_channels)
         n, c, height, width = tiles.shape
-        u = self.upscale
+        u, c = self.upscale, c if error_head is None else 2 * c
         if tiles.size == 0:
             return np.empty((n, c, u * height, u * width), np.float32)
         x = torch.from_numpy(np.require(tiles, np.float32, ["C", "W"]))
-        y = self._within_memory(x, self._forward, cancel)
+        options = {"cancel": cancel, "error_head": error_head}
+        y = self._within_memory(x, self._forward, options)
         if not _is_finite(y) and _is_finite(x):
-            y = self._in_full_precision(x, cancel)
+            y = self._in_full_precision(x, options)
         result: NDArray[np.float32] = y.numpy()
         return result
 
     # -- precision ---------------------------------------------------------------
 
-    def _in_full_precision(self, x: Tensor, cancel: CancelToken | None) -> Tensor:
+    def _in_full_precision(self, x: Tensor, options: dict[str, Any]) -> Tensor:
         """Repeat a forward that overflowed, in float32."""
         if self.precision != "fp32":
             if not self._warned:
@@ -191,11 +255,11 @@ class Upscaler:
                     f"model {self.name}: a tile overflowed in {self.precision} and was "
                     "computed again in float32; so will others be. "
                     "precision='fp32' avoids the detour",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             if self._forward_fp32 is None:
                 self._forward_fp32 = prepare(self._net, self.device, "fp32")
-            y = self._within_memory(x, self._forward_fp32, cancel)
+            y = self._within_memory(x, self._forward_fp32, options)
             if _is_finite(y):
                 return y
         raise InferenceError(
@@ -207,11 +271,11 @@ class Upscaler:
     # -- memory ------------------------------------------------------------------
 
     def _within_memory(
-        self, x: Tensor, forward: Forward, cancel: CancelToken | None
+        self, x: Tensor, forward: Forward, options: dict[str, Any]
     ) -> Tensor:
         """Run a batch whole if it fits, else fewer tiles at once, else sub-tiles."""
-        if cancel is not None:
-            forward = partial(forward, cancel=cancel)
+        if given := {k: v for k, v in options.items() if v is not None}:
+            forward = partial(forward, **given)
         n, _, height, width = x.shape
         halo, window = self.config.exact_halo, self.window_size
         ways = list(splits(n, (height, width), window, halo, self.upscale))
@@ -255,13 +319,15 @@ class Upscaler:
         n, plan = len(x), split.plan
         if split.batch == n and len(plan) == 1:
             return self._run(x, forward)
-        channels = 1 if x.shape[1] == 1 else self.config.num_channels_out
-        out = torch.empty((n, channels, *plan.output_shape))
+        out: Tensor | None = None
         for first in range(0, n, split.batch):
             batch = slice(first, first + split.batch)
             for tile in plan:
                 y = self._run(x[(batch, ..., *tile.read.slices)], forward)
+                if out is None:
+                    out = torch.empty((n, y.shape[1], *plan.output_shape))
                 out[(batch, ..., *tile.write.slices)] = y[(..., *tile.crop)]
+        assert out is not None
         return out
 
     def _run(self, x: Tensor, forward: Forward) -> Tensor:
@@ -349,12 +415,18 @@ def load_resolved(
     where, auto = choose_device(device), str(device) == "auto"
     # By what was asked for, so that each request for what it cannot have is told.
     how = "fp32" if precision == "auto" else precision
-    key = (resolved.sha256, resolved.config, auto, str(where), how)
+    head = resolved.error_head
+    hashes = (resolved.sha256, None if head is None else head.sha256)
+    key = (*hashes, resolved.config, auto, str(where), how)
     with _loading:
         if key not in _loaded:
             net = load_network(resolved.path, resolved.config, sha256=resolved.sha256)
             wanted = "auto" if auto else where
-            _loaded[key] = Upscaler(net, wanted, how, name=resolved.name)
+            _loaded[key] = Upscaler(
+                *(net, wanted, how),
+                name=resolved.name,
+                error_head=load_error_head(resolved, net.config),
+            )
         return _loaded[key]
 
 

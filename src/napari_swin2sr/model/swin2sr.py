@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
+    from napari_swin2sr.model.error_head import ErrorHead
+
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean color of the training images, subtracted from RGB input."""
 
@@ -615,7 +617,10 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         return output.to_tuple() if return_dict is False else output
 
     def upscale_tile(
-        self, x: Tensor, run_body: Callable[[Tensor], Tensor] | None = None
+        self,
+        x: Tensor,
+        run_body: Callable[[Tensor], Tensor] | None = None,
+        error_head: ErrorHead | None = None,
     ) -> Tensor:
         """Enlarge tiles, and nothing else: the entry for inference.
 
@@ -626,11 +631,14 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             means gray: it enters all channels, and their results are averaged.
         run_body : callable, optional
             A faster way from normalized pixels to the head's input (N, C, H, W).
+        error_head : ErrorHead, optional
+            Tells from the same features how far the image may be off.
 
         Returns
         -------
         Tensor
-            (N, channels as in x, upscale * H, upscale * W), not clipped.
+            (N, channels as in x, upscale * H, upscale * W), not clipped; with an error
+            head twice as many channels, those of the image first.
         """
         height, width = x.shape[-2:]
         body, upscale = self.swin2sr, self.config.upscale
@@ -641,6 +649,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         pixels = body.normalize(pad_to_window(x, self.config.window_size))
         features = run_body(pixels) if run_body else body.features(pixels)[0]
         result = body.denormalise(self.head(features, pixels, gray))
+        if error_head is not None:
+            result = torch.cat((result, error_head(features, gray)), 1)
         return result[..., : upscale * height, : upscale * width]
 
     @classmethod

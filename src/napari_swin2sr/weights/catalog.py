@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from napari_swin2sr.weights.config import Swin2SRConfig, stated_config
 from napari_swin2sr.weights.download import PLAIN, HubOptions, file_sha256
+from napari_swin2sr.weights.error_head import ErrorHeadFile, find_error_head
 from napari_swin2sr.weights.registry import (
     check_named,
     fetch_repository,
@@ -91,12 +92,15 @@ class ResolvedModel:
         Its hyper-parameters; None if only loading the weights can tell.
     sha256 : str
         Hash of the weights file.
+    error_head : ErrorHeadFile or None
+        What makes its error bars; None if it has none, or one of other weights.
     """
 
     name: str
     path: Path
     config: Swin2SRConfig | None
     sha256: str
+    error_head: ErrorHeadFile | None = None
 
 
 def list_models() -> list[ModelInfo]:
@@ -164,7 +168,8 @@ def resolve_model(
         path = known.fetch(progress, hub)
         sha256 = known.sha256 or file_sha256(path)
         config = Swin2SRConfig.from_dict(known.values)
-        return ResolvedModel(name, path, config, sha256)
+        head = find_error_head(path, sha256)
+        return ResolvedModel(name, path, config, sha256, head)
     path = Path(name).expanduser()
     try:
         exists = path.exists()
@@ -186,4 +191,5 @@ def _resolve_path(path: Path, name: str) -> ResolvedModel:
     if config is None and file.header is not None:
         inferred = infer_config(file.header.shapes, file.path)
         config = inferred.config if inferred.window_known else None
-    return ResolvedModel(name, file.path, config, file.sha256)
+    head = find_error_head(file.path, file.sha256)
+    return ResolvedModel(name, file.path, config, file.sha256, head)

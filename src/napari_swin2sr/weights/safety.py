@@ -160,7 +160,11 @@ def find_weights(path: str | PathLike[str]) -> Path:
             if (found / name).exists():
                 return found / name
         suffixes = {".safetensors", ".pth", ".pt", ".bin"}
-        others = sorted(f for f in found.iterdir() if f.suffix in suffixes)
+        others = sorted(
+            f
+            for f in found.iterdir()
+            if f.suffix in suffixes and f.name != "trust.safetensors"
+        )
     except (OSError, ValueError) as error:
         raise _unreadable(found, error) from None
     if len(others) == 1:
