@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 import zlib
@@ -18,6 +19,14 @@ from napari_swin2sr.formats.color import (
 )
 from napari_swin2sr.formats.detect import PNG_MAGIC
 from napari_swin2sr.formats.geo_tags import read_world_file
+from napari_swin2sr.formats.picture_tags import (
+    PictureTags,
+    jpeg_options,
+    orientation_of,
+    png_chunk,
+    png_chunks,
+    tags_of_picture,
+)
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.image.sources import PILLOW_CONVERTED
 
@@ -35,6 +44,8 @@ _PNG_PASSES = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 """First column and row, and steps, of the passes of an interlaced PNG."""
+_PNG_HEAD = 33
+"""Bytes of the signature and the chunk IHDR."""
 _JPEG_QUALITY = 95
 
 
@@ -59,8 +70,9 @@ def open_picture(path: Path) -> SpatialImage:
                     pixels = _read_deep_png(path)
                 else:
                     pixels = _pixels(picture, path, depth)
-                orientation = picture.getexif().get(0x0112, 1)
+                orientation = orientation_of(picture)
                 profile = picture.info.get("icc_profile") or None
+                tags = tags_of_picture(picture, orientation)
     except Image.DecompressionBombError as error:
         raise FileError(
             f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
@@ -75,6 +87,7 @@ def open_picture(path: Path) -> SpatialImage:
         axes=axes,
         source=str(path),
         icc_profile=profile,
+        picture_tags=tags,
         transform=read_world_file(path) if orientation == 1 else None,
     )
 
@@ -103,19 +116,27 @@ def write_picture(image: SpatialImage, path: Path) -> None:
     from PIL import Image
 
     pixels = np.ascontiguousarray(_plane(image))
-    deep_color = pixels.dtype == np.uint16 and pixels.ndim == 3
+    height, width = pixels.shape[:2]
     profile = profile_for(image)
-    options = {} if profile is None else {"icc_profile": profile}
+    tags = image.picture_tags or PictureTags()
     if _is_jpeg(path):
-        picture = Image.fromarray(pixels)
-        picture.save(
+        options = jpeg_options(tags, width, height)
+        if profile is not None:
+            options["icc_profile"] = profile
+        Image.fromarray(pixels).save(
             path, "JPEG", quality=_JPEG_QUALITY, subsampling=0, optimize=True, **options
         )
-    elif deep_color:
+        return
+    if pixels.dtype == np.uint16 and pixels.ndim == 3:
         png = _imagecodecs(path).png_encode(pixels, level=6)
-        path.write_bytes(png if profile is None else _with_profile(png, profile))
     else:
-        Image.fromarray(pixels).save(path, "PNG", **options)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        png = buffer.getvalue()
+    chunks = png_chunks(tags, width, height, profile is not None)
+    if profile is not None:
+        chunks = _profile_chunk(profile) + chunks
+    path.write_bytes(png[:_PNG_HEAD] + chunks + png[_PNG_HEAD:])
 
 
 def check_picture(axes: str, shape: tuple[int, ...], dtype: Any, path: Path) -> None:
@@ -197,12 +218,8 @@ def _read_deep_png(path: Path) -> NDArray[Any]:
     return gray_alpha_to_rgba(pixels) if pixels.shape[-1] == 2 else pixels
 
 
-def _with_profile(png: bytes, profile: bytes) -> bytes:
-    """Put an ICC profile behind the header of a PNG."""
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(profile)
-    length, check = len(body) - 4, zlib.crc32(body)
-    chunk = length.to_bytes(4, "big") + body + check.to_bytes(4, "big")
-    return png[:33] + chunk + png[33:]
+def _profile_chunk(profile: bytes) -> bytes:
+    return png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
 
 
 def _imagecodecs(path: Path) -> Any:

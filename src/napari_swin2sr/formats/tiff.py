@@ -20,6 +20,7 @@ from napari_swin2sr.formats.geo_tags import (
     read_world_file,
     warn_sidecars,
 )
+from napari_swin2sr.formats.picture_tags import tags_of_tiff
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
 from napari_swin2sr.formats.units import OME_SIZES, in_named_unit
 from napari_swin2sr.image.record import SpatialImage
@@ -215,6 +216,8 @@ def _fields(
         fields["channel_names"] = ("red", "green", "blue")
     fields["min_is_white"] = int(tags.get(262, 1)) == _WHITE_IS_ZERO
     fields["icc_profile"] = bytes(tags.get(_PROFILE) or b"") or None
+    has_own_text = tif.is_ome or tif.is_imagej or tif.is_shaped
+    fields["picture_tags"] = tags_of_tiff(tags, has_own_text=bool(has_own_text))
     return fields
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.color import profile_for
 from napari_swin2sr.formats.geo_tags import GeoTags, write_geo_tags, write_nodata
+from napari_swin2sr.formats.picture_tags import description, tiff_tags
 from napari_swin2sr.formats.units import OME_SIZES, unit_symbol
 from napari_swin2sr.image.axes import AxisLayout, resolve_axes
 from napari_swin2sr.image.box import Box
@@ -104,9 +105,10 @@ def write_tiff(
             if number == 0:
                 options["software"] = software or False
                 options["metadata"] = None if as_geo else _ome(image, layout)
-                options["extratags"] = (
-                    _geo(image) if as_geo else write_nodata(image.nodata)
-                )
+                options["extratags"] = _extra_tags(image, layout, as_geo)
+                if image.picture_tags is not None and image.picture_tags.new_dpi:
+                    options["resolution"] = image.picture_tags.new_dpi
+                    options["resolutionunit"] = "inch"
                 options["subifds"] = 0 if as_geo else len(levels)
             else:
                 options |= {"subfiletype": 1, "metadata": None, "software": False}
@@ -212,6 +214,16 @@ class _Counter:
         self.done += 1
 
 
+def _extra_tags(
+    image: SpatialImage, layout: AxisLayout, as_geo: bool
+) -> list[tuple[int, str, int, Any, bool]]:
+    extra = _geo(image) if as_geo else list(write_nodata(image.nodata))
+    if image.picture_tags is not None:
+        height, width = layout.plane_shape
+        extra += tiff_tags(image.picture_tags, width, height, with_text=as_geo)
+    return extra
+
+
 def _geo(image: SpatialImage) -> list[tuple[int, str, int, Any, bool]]:
     geo = image.geo_tags
     if geo is None:
@@ -235,6 +247,8 @@ def _ome(image: SpatialImage, layout: AxisLayout) -> dict[str, Any]:
                 usual = "s" if axis == "T" else "reference frame"
             symbol = unit_symbol(image.unit.get(axis, "")) or usual
             metadata[OME_SIZES[axis] + "Unit"] = symbol
+    if image.picture_tags is not None and description(image.picture_tags):
+        metadata["Description"] = description(image.picture_tags)
     channels: dict[str, Any] = {}
     n = layout.n_channels
     if len(image.channel_names) == n:

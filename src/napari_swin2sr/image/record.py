@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_swin2sr.formats.geo_tags import GeoTags
+    from napari_swin2sr.formats.picture_tags import PictureTags
 
 SPATIAL_AXES = "ZYX"
 
@@ -55,6 +56,8 @@ class SpatialImage:
         What else a GeoTIFF says.
     icc_profile : bytes, optional
         ICC color profile of the pixels.
+    picture_tags : PictureTags, optional
+        What a photograph says about itself: EXIF, XMP, IPTC, resolution, texts.
     min_is_white : bool
         Whether low gray values are shown light (TIFF's "miniswhite").
     source : str
@@ -74,6 +77,7 @@ class SpatialImage:
     crs: str | None = None
     geo_tags: GeoTags | None = None
     icc_profile: bytes | None = None
+    picture_tags: PictureTags | None = None
     min_is_white: bool = False
     source: str = ""
 
@@ -105,6 +109,7 @@ class SpatialImage:
                 origin[axis] = origin.get(axis, 0.0) + center_shift(factor) * old
         x, y = factors.get("X", 1.0), factors.get("Y", 1.0)
         transform, geo_tags = self.transform, self.geo_tags
+        tags = self.picture_tags
         if transform is not None:  # all linear terms shrink, rotation included
             a, b, c, d, e, f = transform
             transform = (a / x, b / y, c, d / x, e / y, f)
@@ -115,6 +120,7 @@ class SpatialImage:
             origin=origin,
             transform=transform,
             geo_tags=None if geo_tags is None else geo_tags.scaled(x, y),
+            picture_tags=None if tags is None else tags.scaled(x, y),
         )
 
 
