@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers import Image, Layer
 
 from napari_swin2sr.image.record import center_shift
 from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
 
     from napari_swin2sr.engine.reference import ModelHandle
     from napari_swin2sr.plugin.layer_source import LayerSource
@@ -37,6 +38,10 @@ _CARRIED = (
 )
 _NOT_FOR_RGB = ("colormap", "contrast_limits", "gamma", "iso_threshold")
 _DEFAULTS = UpscaleOptions()
+
+_SOURCES: weakref.WeakKeyDictionary[Layer, weakref.ref[Image]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def placement(
@@ -145,6 +150,7 @@ def show_result(viewer: ViewerModel, source: Image, result: Image) -> None:
     Additive layers add up, so the source would double the brightness: it is hidden.
     Contrast is linked, so that showing it again compares like with like.
     """
+    _SOURCES[result] = weakref.ref(source)
     viewer.add_layer(result)
     if source not in viewer.layers:  # deleted meanwhile
         return
@@ -152,6 +158,29 @@ def show_result(viewer: ViewerModel, source: Image, result: Image) -> None:
         source.visible = False
     if not source.rgb:
         viewer.layers.link_layers([source, result], ("contrast_limits", "gamma"))
+
+
+def made_from(result: Layer, layers: Iterable[Layer]) -> Image | None:
+    """Return the layer among `layers` of which another one is the result, if any.
+
+    Results of this session know it; others, opened again, name file or layer.
+    """
+    if METADATA_KEY not in result.metadata:
+        return None
+    others = [layer for layer in layers if isinstance(layer, Image)]
+    if (known := _SOURCES.get(result)) is not None:
+        source = known()
+        return source if source in others else None
+    name = result.metadata[METADATA_KEY].get("source")
+    found = [
+        layer
+        for layer in others
+        if layer is not result and str(layer.source.path or layer.name) == name
+    ]
+    # Channels of one file are told apart by what their results are called.
+    longest = sorted(found, key=lambda layer: len(layer.name), reverse=True)
+    named = [layer for layer in longest if result.name.startswith(layer.name)]
+    return next(iter(named or found), None)
 
 
 def free_name(names: Sequence[str], wanted: str) -> str:
