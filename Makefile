@@ -25,8 +25,10 @@ DISPLAY_PACKAGES := xvfb xauth libegl1 libgl1 libglx-mesa0 libgl1-mesa-dri libop
   libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-image0 \
   libxcb-keysyms1 libxcb-randr0 libxcb-render0 libxcb-render-util0 libxcb-shape0 \
   libxcb-shm0 libxcb-sync1 libxcb-util1 libxcb-xfixes0 libxcb-xkb1
+# The pages are tried in a real browser; where it cannot be had, those tests are skipped.
+BROWSER_PACKAGES := chromium chromium-driver
 
-.PHONY: help demo test lowest lint docs format hooks display wheel try-wheel clean
+.PHONY: help demo test lowest lint docs format hooks display browser wheel try-wheel clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,7 +36,7 @@ help:  ## list the commands
 demo: $(VENV)/.installed  ## super-resolve a real image with the embedded model
 	$(BIN)/napari-swin2sr demo demo-output
 
-test: $(VENV)/.installed-dev display  ## run the whole test suite
+test: $(VENV)/.installed-dev display browser  ## run the whole test suite
 	$(DISPLAY_RUN) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lowest: display  ## run the suite with the oldest dependencies we allow (needs uv)
@@ -106,5 +108,14 @@ ifneq ($(ON_LINUX),)
 	  echo "The GUI tests need a virtual screen and Qt's system libraries. Install them with:" >&2; \
 	  echo "  sudo apt-get update && sudo apt-get install --no-install-recommends $(DISPLAY_PACKAGES)" >&2; \
 	  echo "(or your system's packages of these names), then run make test again." >&2; exit 1; \
+	fi
+endif
+
+browser:
+ifneq ($(ON_LINUX),)
+	@if command -v chromedriver >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq -y --no-install-recommends $(BROWSER_PACKAGES) >/dev/null || true; \
 	fi
 endif

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from helpers.browser import browser, requested
 from napari_swin2sr.cli import demo
 from napari_swin2sr.cli import main as cli
 
@@ -74,3 +77,35 @@ def test_command_prints_scores_and_files(result, monkeypatch, capsys):
     assert cli.main(["demo", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["swin2sr"]["psnr"] == result.swin2sr.psnr
+
+
+def test_the_page_shows_the_images_and_its_line_can_be_dragged(result, tmp_path):
+    text = result.page.read_text("utf-8")
+    pictures = json.loads(re.search(r"const images = (\[.*\]);", text)[1])
+    assert [p["name"][:7] for p in pictures] == [
+        "input, ",
+        "bicubic",
+        "Swin2SR",
+        "origina",
+    ]
+    shown = base64.b64decode(pictures[2]["source"].partition(",")[2])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(io.BytesIO(shown))), tifffile.imread(result.result)
+    )
+    with browser(tmp_path) as chromium:
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        chromium.get(result.page.as_uri())
+        frame = chromium.find_element("class name", "frame")
+        assert frame.rect["y"] + frame.rect["height"] < 900  # on one screen
+        hand = ActionChains(chromium).move_to_element(frame).click_and_hold()
+        hand.move_by_offset(frame.size["width"] // 4, 0).release().perform()
+        cut = "return getComputedStyle(document.querySelector('.line')).left"
+        assert float(chromium.execute_script(cut)[:-2]) == pytest.approx(
+            0.75 * frame.size["width"], abs=8
+        )
+        sides = "return ['left-image', 'right'].map(i => document.getElementById(i)"
+        widths = chromium.execute_script(f"{sides}.naturalWidth)")
+        assert widths == [256, 512]
+        for address in requested(chromium):
+            assert address.startswith(("file:", "data:")), address
