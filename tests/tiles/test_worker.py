@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.toy_network import repeat, windows
+from helpers.toy_network import neighbors, repeat, windows
 from napari_swin2sr.errors import FileError, InferenceError, InputError, Swin2SRError
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange, cast, fit_ranges
@@ -264,6 +264,7 @@ def test_rgb_goes_through_the_network_in_one_piece():
 @pytest.mark.parametrize("axes", ["YXS", "SYX", "XSY"])
 def test_alpha_is_interpolated_not_imagined(core, halo, axes):
     array = numbers((25, 30, 4), dtype=np.uint8)
+    array[..., 3] |= 1  # not transparent: what is has no color of its own
     moved = array.transpose(["YXS".index(a) for a in axes])
     shapes = []
     lazy = make(
@@ -294,6 +295,35 @@ def test_alpha_does_not_depend_on_the_tiles(seed, halo):
     np.testing.assert_array_equal(tiled, whole)
     np.testing.assert_array_equal(
         np.isnan(whole), np.isnan(array.repeat(2, 0).repeat(2, 1))
+    )
+
+
+def smooth(tiles):
+    """Means of 5 x 5 pixels: colors of neighbors flow into each other."""
+    return neighbors(tiles) / 25
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
+@pytest.mark.parametrize("hidden", [0, 1])
+@pytest.mark.parametrize("core", [16, 100])
+def test_what_is_hidden_under_transparent_pixels_leaves_no_rim(dtype, hidden, core):
+    top = np.iinfo(dtype).max if dtype[0] == "u" else 1
+    rows, columns = np.mgrid[:64, :64]
+    disc = np.hypot(rows - 31, columns - 33) < 22
+    array = np.full((64, 64, 4), hidden * top, dtype)
+    color = (np.array([0.8, 0.5, 0.3]) * top).astype(dtype)
+    array[disc, :3] = color
+    array[..., 3] = disc * top
+    lazy = make(array, "YXS", smooth, core=core, halo=8, spec=(0.0, float(top)))
+    got = np.asarray(lazy)
+    # Any interpolation of one color is that color, wherever it can be seen.
+    seen = got[..., 3] > 0
+    assert 4 * disc.sum() < seen.sum() < 4.6 * disc.sum()
+    np.testing.assert_allclose(got[seen][:, :3], np.tile(color, (seen.sum(), 1)), 1e-4)
+    # What cannot be seen is kept.
+    far = got[:12, :12]
+    np.testing.assert_array_equal(
+        far[..., :3], np.full_like(far[..., :3], hidden * top)
     )
 
 

@@ -101,6 +101,13 @@ class ValueRange:
             work[beyond] = np.copysign(np.finfo(np.float64).max, work[beyond])
         return work
 
+    def widths(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Map differences between the network's numbers to those of intensities."""
+        unit, span = self._unit_and_span()
+        with np.errstate(over="ignore", under="ignore"):
+            work = values.astype(np.float64) / self.top * span / unit
+        return np.minimum(work, np.finfo(np.float64).max)
+
     def to_json(self) -> dict[str, float]:
         """Return the numbers, for metadata."""
         return {"low": self.low, "high": self.high, "top": self.top}

@@ -15,8 +15,6 @@ from cachetools import LRUCache
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from numpy.typing import NDArray
-
 Key: TypeAlias = "tuple[Hashable, Hashable]"
 
 
@@ -71,7 +69,7 @@ class BlockCache:
     """The most recently used blocks, up to a number of bytes; safe for threads.
 
     Every block is named by an owner, whose blocks can be dropped together, and an
-    index.
+    index. It is an array, or anything else that has `nbytes`.
 
     Parameters
     ----------
@@ -88,9 +86,9 @@ class BlockCache:
 
     def after_fork(self) -> None:
         """Begin empty: another thread may have been at it when the child was forked."""
-        self._running: dict[Key, Future[NDArray[Any]]] = {}
+        self._running: dict[Key, Future[Any]] = {}
         self._lock = threading.RLock()  # a finalizer may run inside any method
-        self._blocks: LRUCache[Key, NDArray[Any]] = LRUCache(
+        self._blocks: LRUCache[Key, Any] = LRUCache(
             max(self._limit_bytes, 1), self._size
         )
 
@@ -113,12 +111,12 @@ class BlockCache:
         with self._lock:
             return sum(block.nbytes for block in self._blocks.values())
 
-    def get(self, owner: Hashable, index: Hashable) -> NDArray[Any] | None:
+    def get(self, owner: Hashable, index: Hashable) -> Any | None:
         """Return a block if it is here; it is then the most recently used one."""
         with self._lock:
             return self._blocks.get((owner, index))
 
-    def put(self, owner: Hashable, index: Hashable, block: NDArray[Any]) -> None:
+    def put(self, owner: Hashable, index: Hashable, block: Any) -> None:
         """Keep a block, which must not be written to any more."""
         with self._lock:
             self._keep((owner, index), block)
@@ -127,11 +125,11 @@ class BlockCache:
         self,
         owner: Hashable,
         index: Hashable,
-        make: Callable[[], NDArray[Any]],
+        make: Callable[[], Any],
         *,
         wait: bool = True,
         keep: bool = True,
-    ) -> NDArray[Any]:
+    ) -> Any:
         """Return a block from the cache, from another thread that makes it, or made.
 
         Parameters
@@ -184,11 +182,11 @@ class BlockCache:
         with self._lock:
             del self._running[key]
 
-    def _size(self, block: NDArray[Any]) -> int:
+    def _size(self, block: Any) -> int:
         """Return the bytes of a block; one beyond the limit pushes out all others."""
         return max(1, min(block.nbytes, self._limit_bytes))
 
-    def _keep(self, key: Key, block: NDArray[Any]) -> None:
+    def _keep(self, key: Key, block: Any) -> None:
         if self._keep_one or block.nbytes <= self._limit_bytes:
             self._blocks[key] = block
 

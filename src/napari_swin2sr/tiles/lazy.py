@@ -20,7 +20,13 @@ from napari_swin2sr.image.intensity import as_dtype, cast
 from napari_swin2sr.image.sources import check_dtype, is_masked
 from napari_swin2sr.tiles import cache
 from napari_swin2sr.tiles.chunks import ChunkGrid, forward
-from napari_swin2sr.tiles.worker import BlockFn, CancellableBlockFn, TileWorker
+from napari_swin2sr.tiles.worker import (
+    BlockFn,
+    CancellableBlockFn,
+    ErrorScale,
+    TileWorker,
+    UpscaledTile,
+)
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from napari_swin2sr.image.intensity import ValueRange
     from napari_swin2sr.tiles.plan import TilePlan
 
-__all__ = ["BlockFn", "LazyUpscaled"]
+__all__ = ["BlockFn", "ErrorScale", "LazyError", "LazyUpscaled"]
 
 
 _owners = itertools.count()
@@ -61,6 +67,8 @@ class LazyUpscaled:
         Value that marks missing pixels, in the source and in the result.
     token : str, optional
         Names the result for dask; by default made from all other arguments.
+    error_scale : ErrorScale, optional
+        Makes error bars of the half-widths that `block.with_error` gives: see `error`.
 
     Attributes
     ----------
@@ -88,6 +96,7 @@ class LazyUpscaled:
         dtype: DTypeLike | None = None,
         nodata: float | None = None,
         token: str | None = None,
+        error_scale: ErrorScale | None = None,
     ) -> None:
         kind = check_dtype(source.dtype)
         if tuple(source.shape) != layout.shape or plan.shape != layout.plane_shape:
@@ -115,6 +124,7 @@ class LazyUpscaled:
             )
         self._is_masked = is_masked(source)
         self._token = token
+        self.error_scale = error_scale
         self._enter_cache()
 
     # -- what an array is -------------------------------------------------------------
@@ -179,6 +189,10 @@ class LazyUpscaled:
 
         Errors have a note that says which block it was.
         """
+        return self.pair_at(index).image
+
+    def pair_at(self, index: tuple[int, ...]) -> UpscaledTile:
+        """Compute one block and, with an error scale, its error, from one forward."""
         stack, (i, j) = self._split(index)
         tile = self.plan.tile_at(i, j)
         worker = TileWorker(
@@ -187,15 +201,30 @@ class LazyUpscaled:
             block=self.block,
             dtype=self.dtype,
             nodata=self.nodata,
+            error=self.error_scale,
         )
         values = self.ranges[self.layout.channel_of(stack)]
         with cache.TILES:
             try:
-                plane = worker.compute(stack, tile, values)
+                image, error = worker.compute(stack, tile, values)
             except Exception as error:
                 error.add_note(f"in block {tuple(index)}, input pixels {tile.core}")
                 raise
-        return self.layout.from_plane(plane)
+        return UpscaledTile(
+            self.layout.from_plane(image),
+            None if error is None else self.layout.from_plane(error),
+        )
+
+    @property
+    def error(self) -> LazyError:
+        """The half-widths of its error bars, as an array like this one.
+
+        Raises
+        ------
+        OptionError
+            If it was made without an error scale.
+        """
+        return LazyError(self)
 
     def until(self, cancel: CancelToken) -> LazyUpscaled:
         """Return the same image for one run: no tile is begun once `cancel.is_set()`.
@@ -228,17 +257,28 @@ class LazyUpscaled:
         Integers, slices of any step and `...` are understood, nothing else; `dask()`
         understands more.
         """
+        return self.read(key)
+
+    def read(self, key: Any, *, error: bool = False) -> NDArray[Any]:
+        """Return the pixels asked for, or their error."""
         region, finish = forward(key, self.shape)
-        out = self._empty(tuple(map(len, region)))
+        shape = tuple(map(len, region))
+        out = np.empty(shape, np.float32) if error else self._empty(shape)
         # Going through an image that the cache cannot hold would only push out of it
         # what is being looked at.
-        fits = self.nbytes <= cache.CACHE.limit_bytes
+        fits = self._bytes_with_error <= cache.CACHE.limit_bytes
         for chunk in self._chunk_grid.meeting(region):
             whole = [slice(0, s.stop - s.start, 1) for s in self.slices_at(chunk.index)]
             keep = fits or list(chunk.inner) != whole
-            out[chunk.local] = self._cached(chunk.index, keep)[chunk.inner]
+            tile = self.cached(chunk.index, keep=keep)[int(error)]
+            assert tile is not None
+            out[chunk.local] = tile[chunk.inner]
         view: NDArray[Any] = out[finish]
         return view
+
+    @property
+    def _bytes_with_error(self) -> int:
+        return self.nbytes + (0 if self.error_scale is None else 4 * self.size)
 
     @property
     def _chunk_grid(self) -> ChunkGrid:
@@ -256,14 +296,24 @@ class LazyUpscaled:
             raise ValueError("a lazy array cannot be an array without computing it")
         return np.asarray(self[...], dtype)
 
-    def _cached(self, index: tuple[int, ...], keep: bool) -> NDArray[Any]:
-        def make() -> NDArray[Any]:
-            block = self.block_at(index)
-            block.flags.writeable = False
-            return block
+    def cached(self, index: tuple[int, ...], *, keep: bool = True) -> UpscaledTile:
+        """Return one block and its error, from the cache or computed; read-only."""
+
+        def make() -> UpscaledTile:
+            if self.error_scale is None:
+                tile = UpscaledTile(self.block_at(index), None)
+            else:
+                tile = self.pair_at(index)
+            for array in tile:
+                if array is not None:
+                    array.flags.writeable = False
+            return tile
 
         wait = not cache.TILES.is_mine
-        return cache.CACHE.get_or_make(self._owner, index, make, wait=wait, keep=keep)
+        tile: UpscaledTile = cache.CACHE.get_or_make(
+            self._owner, index, make, wait=wait, keep=keep
+        )
+        return tile
 
     def _empty(self, shape: tuple[int, ...]) -> NDArray[Any]:
         out = np.empty(shape, self.dtype)
@@ -285,6 +335,7 @@ class LazyUpscaled:
                 self.block,
                 self.dtype,
                 self.nodata,
+                *([] if self.error_scale is None else [self.error_scale.factor]),
             )
         return self._token
 
@@ -306,6 +357,32 @@ class LazyUpscaled:
         )
         return view
 
+    def dask_pair(self) -> tuple[da.Array, da.Array]:
+        """Return dask arrays of the result and of its error; nothing is computed.
+
+        A block and its error come from one task, so that computing both, or parts of
+        both, costs one forward per tile.
+        """
+        import dask.array as da
+        from dask.highlevelgraph import HighLevelGraph
+
+        source, pair = f"swin2sr-of-{self.token}", f"swin2sr-pair-{self.token}"
+        places = list(itertools.product(*map(range, map(len, self.chunks))))
+        empty = 0 in self.shape
+        tasks: dict[Any, Any] = {source: self}
+        tasks |= {(pair, *k): (_pair_of, source, k, empty) for k in places}
+        arrays = []
+        for number, part in enumerate(("image", "error")):
+            name = f"swin2sr-{part}-{self.token}"
+            parts = {(name, *k): (_part_of, (pair, *k), number) for k in places}
+            graph = HighLevelGraph(
+                {pair: tasks, name: parts}, {pair: set(), name: {pair}}
+            )
+            nothing = (0,) * self.ndim
+            meta = np.empty(nothing, np.float32) if number else self._empty(nothing)
+            arrays.append(da.Array(graph, name, self.chunks, meta=meta))
+        return arrays[0], arrays[1]
+
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_owner"}
 
@@ -316,3 +393,77 @@ class LazyUpscaled:
     def _enter_cache(self) -> None:
         self._owner = next(_owners)
         weakref.finalize(self, cache.CACHE.forget, self._owner)
+
+
+class LazyError:
+    """How far a super-resolved image may be off, computed where it is looked at.
+
+    Half-widths [units of the image], float32, of the same shape and chunks; NaN where
+    a pixel is missing or transparent, and in the alpha channel. A tile and its error
+    come from one forward and one cache.
+
+    Parameters
+    ----------
+    of : LazyUpscaled
+        The image, with an error scale.
+
+    Raises
+    ------
+    OptionError
+        If it has none.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, of: LazyUpscaled) -> None:
+        if of.error_scale is None:
+            raise OptionError("this image was made without trust, so it has no error")
+        self.of, self.shape, self.ndim = of, of.shape, of.ndim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array."""
+        return self.of.size * self.dtype.itemsize
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], ...]:
+        """Sizes of the blocks along each axis, as dask writes them."""
+        return self.of.chunks
+
+    def block_at(self, index: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return the error of one block; the image's is computed and cached with it."""
+        error = self.of.cached(index).error
+        assert error is not None
+        return error
+
+    def slices_at(self, index: tuple[int, ...]) -> tuple[slice, ...]:
+        """Return where the block at `index` lies."""
+        return self.of.slices_at(index)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        """Compute the tiles that are touched, as for the image."""
+        return self.of.read(key, error=True)
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]:
+        """Compute everything."""
+        if copy is False:
+            raise ValueError("a lazy array cannot be an array without computing it")
+        return np.asarray(self[...], dtype)
+
+
+def _pair_of(lazy: LazyUpscaled, index: tuple[int, ...], empty: bool) -> UpscaledTile:
+    if empty:
+        shape = tuple(sizes[k] for sizes, k in zip(lazy.chunks, index, strict=True))
+        return UpscaledTile(np.empty(shape, lazy.dtype), np.empty(shape, np.float32))
+    return lazy.cached(index)
+
+
+def _part_of(pair: UpscaledTile, number: int) -> NDArray[Any]:
+    part = pair[number]
+    assert part is not None
+    return part

@@ -5,8 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    runtime_checkable,
+)
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -53,6 +59,38 @@ class ConcurrentBlockFn(Protocol):
         """Run the network; raises `Cancelled` soon after the token is set."""
 
 
+class ErrorBlockFn(Protocol):
+    """What a block function must offer to tell how far its result may be off."""
+
+    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the result alone."""
+
+    def with_error(
+        self, tiles: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the same result and, of the same shape, nonnegative half-widths."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorScale:
+    """What makes error bars of a block function's half-widths."""
+
+    factor: float
+    record: tuple[tuple[str, Any], ...] = ()  # where it comes from, for provenance
+
+
+class UpscaledTile(NamedTuple):
+    """One tile of the result, and how far it may be off where that was asked for."""
+
+    image: NDArray[Any]
+    error: NDArray[np.float32] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both."""
+        return self.image.nbytes + (0 if self.error is None else self.error.nbytes)
+
+
 class CancellableBlockFn:
     """A block function that gives up its tile once a run is cancelled.
 
@@ -61,18 +99,29 @@ class CancellableBlockFn:
     """
 
     def __init__(self, block: BlockFn, cancel: CancelToken) -> None:
-        self._block, self._cancel = block, cancel
-        at_once = 1
+        self._block: Any = block
+        self._cancel, self._early, at_once = cancel, {}, 1
         if isinstance(block, ConcurrentBlockFn):
-            at_once, self._block = block.tiles_at_once, partial(block, cancel=cancel)
+            at_once, self._early = block.tiles_at_once, {"cancel": cancel}
         self._turn = threading.Semaphore(at_once)
 
     def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the network; raises `Cancelled` instead if it is too late."""
+        result: NDArray[np.float32] = self._run(self._block, tiles)
+        return result
+
+    def with_error(
+        self, tiles: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the network with its error; raises `Cancelled` if it is too late."""
+        result, error = self._run(self._block.with_error, tiles)
+        return result, error
+
+    def _run(self, block: Callable[..., Any], tiles: NDArray[np.float32]) -> Any:
         with self._turn:
             if self._cancel.is_set():
                 raise Cancelled("cancelled before this tile was computed")
-            return self._block(tiles)
+            return block(tiles, **self._early)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +133,15 @@ class TileWorker:
     block: BlockFn
     dtype: np.dtype[Any]
     nodata: float | None
+    error: ErrorScale | None = None
 
     def compute(
         self, stack: tuple[int, ...], tile: Tile, values: ValueRange
-    ) -> NDArray[Any]:
+    ) -> UpscaledTile:
         """Return one tile of the result, (S|1, uY, uX), masked if the source is.
+
+        Its error is NaN where a pixel is missing or transparent, and in the alpha
+        channel, which no network makes.
 
         The network does not run where all pixels are missing, or where the range says
         that the whole image is one constant; a constant tile alone is no exception, as
@@ -96,22 +149,29 @@ class TileWorker:
         """
         has_alpha = self.layout.samples == 4
         part = self._read(stack, tile, values, resample.REACH if has_alpha else 0)
-        if part.missing is not None and not part.missing[part.index(tile.core)].all():
-            # Read again, with what missing pixels near the border look at: they must be
+        if part.absent is not None and not self._is_absent(part, tile):
+            # Read again, with what absent pixels near the border look at: they must be
             # filled as they are inside another tile. Few tiles have any.
             part = self._read(stack, tile, values, nodata.REACH)
         core = part.index(tile.core)
-        result = self._colors(part, tile, values)
-        if has_alpha:
-            alpha = part.alpha(tile, self.layout.plane_shape)
-            result = np.concatenate([result, cast(alpha[None], self.dtype)])
+        absent = None if part.absent is None else part.absent[core]
         original = part.pixels[core]
+        result, error = self._colors(part, tile, values)
+        if error is not None and absent is not None:
+            error[_repeat(absent, tile.upscale)] = np.nan
+        if has_alpha:
+            alpha = cast(part.alpha(tile, self.layout.plane_shape)[None], self.dtype)
+            _show_hidden(result, original, alpha, tile.upscale)
+            result = np.concatenate([result, alpha])
+            if error is not None:
+                unknown = np.full(alpha.shape, np.nan, np.float32)
+                error = np.concatenate([error, unknown])
         missing = None if part.missing is None else part.missing[core]
         nodata.restore(result, original, missing, tile.upscale, self.nodata)
-        if not isinstance(original, np.ma.MaskedArray):
-            return result
-        mask = _repeat(np.ma.getmaskarray(original), tile.upscale)
-        return np.ma.MaskedArray(result, mask)
+        if isinstance(original, np.ma.MaskedArray):
+            mask = _repeat(np.ma.getmaskarray(original), tile.upscale)
+            result = np.ma.MaskedArray(result, mask)
+        return UpscaledTile(result, error)
 
     def _read(
         self, stack: tuple[int, ...], tile: Tile, values: ValueRange, margin: int
@@ -127,40 +187,76 @@ class TileWorker:
         if far.any():
             missing = np.zeros(pixels.shape, bool) if missing is None else missing
             missing[:3] |= far
-        return _Part(box, pixels, model, missing)
+        absent = None if missing is None else missing[:3]
+        if len(pixels) == 4 and (hidden := np.ma.getdata(pixels[3:]) == 0).any():
+            # Color programs leave black, or anything, under transparent pixels.
+            absent = hidden.repeat(3, axis=0) if absent is None else absent | hidden
+        return _Part(box, pixels, model, missing, absent)
 
-    def _colors(self, part: _Part, tile: Tile, values: ValueRange) -> NDArray[Any]:
-        """Return the core's colors or gray values, cast, missing ones filled."""
+    def _is_absent(self, part: _Part, tile: Tile) -> bool:
+        """Tell whether nothing of the core will be seen.
+
+        Interpolated, a pixel may be seen where its own alpha is 0.
+        """
+        assert part.absent is not None
+        reach = resample.REACH if self.layout.samples == 4 else 0
+        around = tile.core.grown(reach).intersect(Box(0, 0, *self.layout.plane_shape))
+        assert around is not None
+        return bool(part.absent[part.index(around)].all())
+
+    def _colors(
+        self, part: _Part, tile: Tile, values: ValueRange
+    ) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """Return the core's colors or gray values, cast, absent ones filled; error."""
         core = part.index(tile.core)
-        missing = None if part.missing is None else part.missing[core][:3]
-        if missing is not None and missing.all():
-            shape = (min(3, self.layout.samples), *tile.write.shape)
-            return np.zeros(shape, self.dtype)
+        shape = (min(3, self.layout.samples), *tile.write.shape)
+        nothing = None if self.error is None else np.zeros(shape, np.float32)
+        if part.absent is not None and self._is_absent(part, tile):
+            return np.zeros(shape, self.dtype), nothing
         if values.is_constant:
             pixels = np.ma.getdata(part.pixels[core][:3])
-            if missing is not None:
+            if part.missing is not None:
+                missing = part.missing[core][:3]
                 pixels = np.where(missing, pixels.dtype.type(0), pixels)
-            same = pixels.dtype == self.dtype
-            return _repeat(pixels if same else cast(pixels, self.dtype), tile.upscale)
+            cast_pixels = pixels
+            if pixels.dtype != self.dtype:
+                cast_pixels = cast(pixels, self.dtype)
+            return _repeat(cast_pixels, tile.upscale), nothing
 
         def finish(model: NDArray[np.float32]) -> NDArray[Any]:
             return cast(values.from_model(model), self.dtype)
 
-        return _by_rows(finish, self._run(part, tile), self.dtype)
+        def scale(half_width: NDArray[np.float32]) -> NDArray[np.float32]:
+            assert self.error is not None
+            return cast(self.error.factor * values.widths(half_width), np.float32)
 
-    def _run(self, part: _Part, tile: Tile) -> NDArray[np.float32]:
-        """Return the network's result for the core, normalized."""
+        image, *error = self._run(part, tile)
+        colors = _by_rows(finish, image, self.dtype)
+        return colors, _by_rows(scale, error[0], np.float32) if error else None
+
+    def _run(self, part: _Part, tile: Tile) -> list[NDArray[np.float32]]:
+        """Return the network's result for the core, normalized, and its error."""
         model = part.model
-        if part.missing is not None:
-            nodata.fill(model, part.missing[:3])
+        if part.absent is not None:
+            nodata.fill(model, part.absent)
         padding = ((0, 0), (0, tile.pad.bottom), (0, tile.pad.right))
         padded = np.pad(model[part.index(tile.read)], padding, mode="symmetric")
-        (result,) = np.asarray(self.block(np.ascontiguousarray(padded)[None]))
-        samples, height, width = padded.shape
+        tiles = np.ascontiguousarray(padded)[None]
+        if self.error is None:
+            return [self._core(self.block(tiles), tile, padded.shape)]
+        both = self.block.with_error(tiles)  # type: ignore[attr-defined]
+        return [self._core(one, tile, padded.shape) for one in both]
+
+    def _core(
+        self, results: NDArray[np.float32], tile: Tile, shape: tuple[int, ...]
+    ) -> NDArray[np.float32]:
+        """Cut the core out of what the network made of a tile of this shape."""
+        (result,) = np.asarray(results)
+        samples, height, width = shape
         expected = (samples, height * tile.upscale, width * tile.upscale)
         if result.shape != expected:
             raise InferenceError(
-                f"the network made {result.shape} of a tile of shape {padded.shape}; "
+                f"the network made {result.shape} of a tile of shape {shape}; "
                 f"{expected} was expected"
             )
         core: NDArray[np.float32] = result[(slice(None), *tile.crop)]
@@ -181,6 +277,7 @@ class _Part:
     pixels: NDArray[Any]  # (S, Y, X) as read, masked if the source is
     model: NDArray[np.float32]  # (1|3, Y, X) normalized, without alpha
     missing: NDArray[np.bool_] | None  # (S, Y, X), or None when nothing is
+    absent: NDArray[np.bool_] | None  # (1|3, Y, X): missing or transparent, or None
 
     def index(self, box: Box) -> tuple[slice, slice, slice]:
         """Return the index of a box of the image."""
@@ -214,6 +311,21 @@ def _by_rows(
         rows = (..., slice(first, first + step), slice(None))
         out[rows] = convert(planes[rows])
     return out
+
+
+def _show_hidden(
+    colors: NDArray[Any], original: NDArray[Any], alpha: NDArray[Any], upscale: int
+) -> None:
+    """Give back the colors under transparent pixels where they stay invisible."""
+    pixels = np.ma.getdata(original)
+    hidden = _repeat(pixels[3:] == 0, upscale) & (alpha <= 0)
+    if hidden.any():
+        hidden = np.broadcast_to(hidden, colors.shape)
+        under = pixels[:3]
+        if under.dtype != colors.dtype:
+            with np.errstate(invalid="ignore"):
+                under = cast(np.nan_to_num(under), colors.dtype)
+        colors[hidden] = _repeat(under, upscale)[hidden]
 
 
 def _repeat(planes: NDArray[Any], upscale: int) -> NDArray[Any]:
