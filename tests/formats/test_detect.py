@@ -123,7 +123,7 @@ def test_the_content_counts_not_the_name(tmp_path):
     ("content", "match"),
     [
         (b"", "is empty"),
-        (b"GIF89a....", "begins with b'GIF89a"),
+        (b"8BPS....", "begins with b'8BPS"),
         (b"\0" * 50, "no image"),
     ],
 )

@@ -29,15 +29,17 @@ def open_image(
     """Describe an image file of any size; its pixels are read when they are needed.
 
     OME-Zarr (0.4, 0.5) and plain Zarr, also at URLs that fsspec knows; TIFF, OME-TIFF,
-    BigTIFF, ImageJ TIFF and GeoTIFF; PNG and JPEG, which are decoded at once. With the
-    extra `geo` also JPEG 2000, Sentinel-2 SAFE folders and GeoTIFFs at URLs.
+    BigTIFF, ImageJ TIFF and GeoTIFF; PNG, JPEG, GIF, BMP and WebP, which are decoded at
+    once. With the extra `geo` also JPEG 2000, Sentinel-2 SAFE folders and GeoTIFFs at
+    URLs; with the extra `instrument` files of microscopes and slide scanners, such as
+    CZI, ND2, LIF, OIR, VSI, SVS, NDPI and MRXS.
 
     Parameters
     ----------
     source : path or URL
         File or folder.
     series : int, optional
-        Number of the image, for files that hold several.
+        Number of the image (scene, position), for files that hold several.
     level : int, optional
         Level of a pyramid; 0 is the full size.
     axes : str, optional
@@ -77,6 +79,10 @@ def open_image(
         from napari_swin2sr.formats.tiff import open_tiff
 
         image = open_tiff(location.path, series=series, level=level)
+    elif kind is Kind.INSTRUMENT:
+        from napari_swin2sr.formats.instrument import open_instrument
+
+        image = open_instrument(location.path, series=series, level=level)
     else:
         from napari_swin2sr.formats.png_jpeg import open_picture
 

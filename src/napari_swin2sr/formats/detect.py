@@ -17,11 +17,28 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 JP2_MAGIC = (b"\0\0\0\x0cjP  \r\n", b"\xff\x4f\xff\x51")
 
+_PICTURE_MAGIC = (PNG_MAGIC, JPEG_MAGIC, b"GIF87a", b"GIF89a", b"BM")
+_ZIP_MAGIC = b"PK\x03\x04"
+_INSTRUMENT_MAGIC = (
+    b"ZISRAWFILE",  # CZI
+    b"\xda\xce\xbe\x0a",  # ND2
+    b"\x70\0\0\0",  # LIF
+    b"OLYMPUSRAWFORMAT",  # OIR
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",  # OIB and ZVI, both OLE documents
+    b"\x89HDF\r\n\x1a\n",  # IMS
+)
+_INSTRUMENT_SUFFIXES = (
+    *(".svs", ".ndpi", ".scn", ".bif", ".qptiff", ".vsi", ".lsm", ".stk"),  # TIFF
+    *(".mrxs", ".nd2"),  # JPEG, and JPEG 2000 before 2009
+)
+"""What is another format by its first bytes, and says more in its maker's own way."""
+
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
 _TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8", ".tf2")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _READABLE = (
-    "OME-Zarr, TIFF, GeoTIFF, PNG, JPEG, and JPEG 2000 or SAFE with the extra geo"
+    "OME-Zarr, TIFF, GeoTIFF, PNG, JPEG, GIF, BMP, WebP, JPEG 2000 or SAFE with the "
+    "extra geo, and files of microscopes with the extra instrument"
 )
 _WRITABLE = ".ome.zarr, .zarr, .ome.tif, .tif, .png and .jpg"
 
@@ -32,6 +49,7 @@ class Kind(enum.Enum):
     ZARR = "zarr"
     TIFF = "tiff"
     RASTER = "raster"
+    INSTRUMENT = "instrument"
     PICTURE = "picture"
 
 
@@ -116,14 +134,33 @@ def kind_of(source: str | os.PathLike[str] | Location) -> Kind:
         raise FileError(f"{path}: is neither a file nor a folder")
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(TIFF_MAGIC):
-        return Kind.TIFF
-    if head.startswith((PNG_MAGIC, JPEG_MAGIC)):
-        return Kind.PICTURE
-    if head.startswith(JP2_MAGIC) or path.name.startswith("MTD_MSIL"):
-        return Kind.RASTER
+    kind = _kind_of_file(head, path.name)
+    if kind is not None:
+        return kind
+    if head.startswith(b"<VRTDataset"):
+        raise FileError(
+            f"{path}: a VRT only names the files that hold its pixels, from anywhere. "
+            f"Make one file of it first: gdal_translate {path.name} {path.stem}.tif"
+        )
     what = "is empty" if not head else f"begins with {head[:8]!r}"
     raise FileError(f"{path}: {what}, which is no image known here: {_READABLE}")
+
+
+def _kind_of_file(head: bytes, name: str) -> Kind | None:
+    """Return the kind of a file that begins with `head`, or None."""
+    is_image = head.startswith((*TIFF_MAGIC, JPEG_MAGIC, *JP2_MAGIC))
+    if is_image and name.lower().endswith(_INSTRUMENT_SUFFIXES):
+        return Kind.INSTRUMENT
+    if head.startswith(TIFF_MAGIC):
+        return Kind.TIFF
+    if head.startswith(_PICTURE_MAGIC) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
+        return Kind.PICTURE
+    if head.startswith(JP2_MAGIC) or name.startswith("MTD_MSIL"):
+        return Kind.RASTER
+    if head.startswith(_INSTRUMENT_MAGIC):
+        return Kind.INSTRUMENT
+    is_zip = head.startswith(_ZIP_MAGIC) and name.lower().endswith(".zarr.zip")
+    return Kind.ZARR if is_zip else None
 
 
 def _kind_of_folder(path: Path) -> Kind:

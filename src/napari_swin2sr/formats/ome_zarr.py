@@ -44,7 +44,10 @@ def open_zarr(location: Location, *, series: int = 0, level: int = 0) -> Spatial
     """
     try:
         _check_files(location)
-        node, location = _find_image(open_zarr_node(location.place), location, series)
+        place: Any = location.place
+        if not location.is_url and location.path.is_file():
+            place = _opened_zip(location.path)
+        node, location = _find_image(open_zarr_node(place), location, series)
         if hasattr(node, "dtype"):
             axes = _named_axes(node)
             return SpatialImage(data=node, axes=axes, source=str(location))
@@ -171,6 +174,23 @@ def _check_files(location: Location) -> None:
                 f"{path}: is no regular file of less than {_MOST_BYTES:,} bytes, as "
                 "the metadata of a Zarr store must be"
             )
+
+
+def _opened_zip(path: Path) -> Any:
+    """Return the Zarr store in a .zarr.zip."""
+    from zipfile import ZipFile
+
+    from zarr.storage import ZipStore
+
+    with ZipFile(path) as file:
+        for entry in file.infolist():
+            name = entry.filename.rpartition("/")[-1]
+            if name in _ZARR_FILES and entry.file_size >= _MOST_BYTES:
+                raise FileError(
+                    f"{path}: {entry.filename} has {entry.file_size:,} bytes; the "
+                    f"metadata of a Zarr store have less than {_MOST_BYTES:,}"
+                )
+    return ZipStore(path, mode="r")
 
 
 def _axes(

@@ -73,7 +73,7 @@ def open_levels(path: Path, axes: str) -> list[Any]:
     from napari_swin2sr.formats import open_image
     from napari_swin2sr.formats.detect import Kind, kind_of
 
-    has_levels = kind_of(path) in (Kind.ZARR, Kind.TIFF)
+    has_levels = kind_of(path) in (Kind.ZARR, Kind.TIFF, Kind.INSTRUMENT)
     levels: list[Any] = []
     for number in itertools.count() if has_levels else (0,):
         try:
