@@ -26,6 +26,7 @@ from torch import Tensor
 
 from napari_swin2sr.engine import cpu_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
+from napari_swin2sr.engine.trim import cut
 from napari_swin2sr.errors import OptionError, check_cancel
 from napari_swin2sr.replace import written_beside
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.config import Swin2SRConfig
@@ -46,12 +48,14 @@ class Forward(Protocol):
     def __call__(
         self,
         x: Tensor,
+        core: Box | None = None,
         cancel: CancelToken | None = None,
         error_head: ErrorHead | None = None,
     ) -> Tensor:
         """Run the network; `Cancelled` soon after the token is set.
 
-        An error head appends to the channels how far each may be off.
+        With a core (a part of the tile [input px]) the result is cut to it. An error
+        head appends to the channels how far each may be off.
         """
 
 
@@ -148,11 +152,13 @@ def _plain(net: Swin2SRForImageSuperResolution, device: torch.device) -> Forward
 
     def forward(
         x: Tensor,
+        core: Box | None = None,
         cancel: CancelToken | None = None,
         error_head: ErrorHead | None = None,
     ) -> Tensor:
         check_cancel(cancel)
-        return net.upscale_tile(x, error_head=error_head)
+        y = net.upscale_tile(x, error_head=error_head)
+        return cut(y, core, net.config.upscale)
 
     return forward
 

@@ -336,19 +336,31 @@ static void window(const struct layer *l, int kind, struct space *s)
 
 /* -- windows of images -------------------------------------------------------------- */
 
-struct grid { /* images of tall x wide windows */
-    int tall, wide;
+struct grid { /* images of tall x wide windows, and those of each that are needed: */
+    int tall, wide, top, left, rows, columns; /* from -1, which is the last one */
 };
+
+struct place { /* of a window that is needed */
+    long image;
+    int y, x;
+};
+
+INLINE struct place find_window(const struct grid *g, long w)
+{
+    return (struct place){w / g->columns / g->rows, g->top + (int)(w / g->columns % g->rows),
+                          g->left + (int)(w % g->columns)};
+}
 
 /* The block of a window at line y and column x (of its neighbors: from -1 to 2), as an
  * index in blocks; -1 outside of the image, unless it comes around. */
 INLINE long find_block(const struct grid *g, long w, int y, int x, int shift, int around)
 {
     int blocks = 2 * g->wide, lines = 2 * g->tall;
-    y += 2 * (int)(w / g->wide % g->tall) + shift;
-    x += 2 * (int)(w % g->wide) + shift;
+    struct place at = find_window(g, w);
+    y += 2 * at.y + shift;
+    x += 2 * at.x + shift;
     if (!around && (y < 0 || y >= lines || x < 0 || x >= blocks)) return -1;
-    return (w / g->wide / g->tall * lines + y % lines) * blocks + x % blocks;
+    return (at.image * lines + (y + lines) % lines) * blocks + (x + blocks) % blocks;
 }
 
 INLINE void load(const struct grid *g, long w, int shift, int channels, const vec *in, row *x)
@@ -396,7 +408,8 @@ int swin_layer(const struct layer *l, const struct grid *g, const vec *in, vec *
                       rows(&next, d + 1), rows(&next, d + 1), rows(&next, d + 1),
                       rows(&next, COLUMNS)};
     for (long w = first; w < last; w++) {
-        int bottom = w / g->wide % g->tall == g->tall - 1, right = w % g->wide == g->wide - 1;
+        struct place at = find_window(g, w);
+        int bottom = at.y < 0 || at.y == g->tall - 1, right = at.x < 0 || at.x == g->wide - 1;
         load(g, w, l->shift, c, in, s.x);
         window(l, l->shift ? 2 * bottom + right : 0, &s);
         store(g, w, l->shift, c, (const row *)s.x, out);

@@ -35,12 +35,15 @@ from napari_swin2sr.engine.cpu_torch import (
     until,
     workers,
 )
+from napari_swin2sr.engine.trim import Windows, windows_of
+from napari_swin2sr.image.box import Box
 from napari_swin2sr.model.windows import shift_mask
 from napari_swin2sr.replace import flush_to_disk, remove_file, rename_over, scratch_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from napari_swin2sr.engine.trim import Trim
     from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.model.swin2sr import (
         Dense,
@@ -119,7 +122,7 @@ class _Convolution(ctypes.Structure):
 
 
 class _Grid(ctypes.Structure):
-    _fields_ = _fields("tall wide")
+    _fields_ = _fields("tall wide top left rows columns")
 
 
 # -- compiling -----------------------------------------------------------------------
@@ -414,25 +417,39 @@ class Runner:
 
     def __init__(self, run_all: Map, images: int, height: int, width: int) -> None:
         self.run_all, self.images = run_all, images
-        self.grid = _Grid(height // WINDOW, width // WINDOW)
+        self.tile = Box(0, 0, height, width)
 
     def empty(self, channels: int) -> Tensor:
-        """Return memory for features in blocks: (N, H / 4, W / 4, C, 16)."""
-        shape = (self.images, 2 * self.grid.tall, 2 * self.grid.wide)
-        return torch.empty((*shape, channels, BLOCK**2))
+        """Return memory for features in blocks: (N, H / 4, W / 4, C, 16).
 
-    def __call__(self, kernel: Kernel, *features: Tensor | None) -> None:
-        """Run a kernel on all windows; its result goes to the last of the features."""
+        Nothing depends on what is not computed, but it must be numbers.
+        """
+        shape = (self.images, self.tile.height // BLOCK, self.tile.width // BLOCK)
+        return torch.zeros((*shape, channels, BLOCK**2))
+
+    def at(self, part: Box, kernel: Kernel, *features: Tensor | None) -> None:
+        """Run a kernel on the windows that hold pixels of a part of the tile."""
+        self(windows_of(part, self.tile, WINDOW, 0)[0], kernel, *features)
+
+    def __call__(
+        self, windows: Windows, kernel: Kernel, *features: Tensor | None
+    ) -> None:
+        """Run a kernel on windows; its result goes to the last of the features."""
+        grid = _Grid(
+            self.tile.height // WINDOW,
+            self.tile.width // WINDOW,
+            *(windows.top, windows.left, windows.rows, windows.columns),
+        )
         places = [
             ctypes.c_void_p(None if x is None else x.data_ptr()) for x in features
         ]
-        total = self.images * self.grid.tall * self.grid.wide
+        total = self.images * windows.rows * windows.columns
 
         def run(first: int) -> int:
             last = min(first + WINDOWS_PER_TASK, total)
             return kernel.function(
                 ctypes.byref(kernel.weights),
-                ctypes.byref(self.grid),
+                ctypes.byref(grid),
                 *places,
                 ctypes.c_long(first),
                 ctypes.c_long(last),
@@ -441,13 +458,21 @@ class Runner:
         if any(list(self.run_all(run, range(0, total, WINDOWS_PER_TASK)))):
             raise MemoryError("out of memory in the CPU kernels")
 
-    def chain(self, kernels: list[Kernel], x: Tensor, add: Tensor, out: Tensor) -> None:
+    def chain(
+        self, part: Box, kernels: list[Kernel], x: Tensor, add: Tensor, out: Tensor
+    ) -> None:
         """Run convolutions one after the other, and add to the last one's result."""
-        for kernel in kernels[:-1]:
+        for after, kernel in zip(range(len(kernels) - 1, 0, -1), kernels, strict=False):
             y = self.empty(cast("_Convolution", kernel.weights).out_channels)
-            self(kernel, x, None, y)
+            self.at(self.inside(part.grown(after)), kernel, x, None, y)
             x = y
-        self(kernels[-1], x, add, out)
+        self.at(part, kernels[-1], x, add, out)
+
+    def inside(self, part: Box) -> Box:
+        """Return what of a box lies in the tile."""
+        found = part.intersect(self.tile)
+        assert found is not None
+        return found
 
 
 class NativeForward(CpuForward):
@@ -490,9 +515,12 @@ class NativeForward(CpuForward):
         torch.linspace(-1, 1, source.numel(), out=source.view(-1))
         other = torch.empty_like(source)
         layer = self.packed[0][0][-1]
-        return lambda: run(layer, source, other)
+        windows = Windows(0, 0, 4, 4)
+        return lambda: run(windows, layer, source, other)
 
-    def run_body(self, pixels: Tensor, cancel: CancelToken | None = None) -> Tensor:
+    def run_body(
+        self, pixels: Tensor, needed: Trim, cancel: CancelToken | None = None
+    ) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input."""
         images, channels, height, width = pixels.shape
         blocks = pixels.view(images, channels, height // BLOCK, BLOCK, -1, BLOCK)
@@ -501,19 +529,31 @@ class NativeForward(CpuForward):
         with workers(torch.get_num_threads()) as run_all:
             run = Runner(until(cancel, run_all), images, height, width)
             shallow, stream, other = run.empty(dim), run.empty(dim), run.empty(dim)
-            run(self.first, blocks, None, shallow)
-            run(self.embed, shallow, stream)
-            for layers, convolutions in self.packed:
+            run.at(needed.embedded, self.first, blocks, None, shallow)
+            run.at(needed.embedded, self.embed, shallow, stream)
+            for (layers, convolutions), (windows, _, gives) in zip(
+                self.packed, needed.stages, strict=True
+            ):
                 source = stream
-                for layer in layers:
-                    run(layer, source, other)
+                for layer, some in zip(layers, windows, strict=True):
+                    run(some, layer, source, other)
                     source = other
-                run.chain(convolutions, source, stream, stream)
-            run(self.last_norm, stream, stream)
-            run.chain(self.after_body, stream, shallow, other)
+                run.chain(gives, convolutions, source, stream, stream)
+            run.at(needed.deep, self.last_norm, stream, stream)
+            run.chain(needed.features, self.after_body, stream, shallow, other)
         del shallow, stream
         blocks = other.view(images, height // BLOCK, width // BLOCK, dim, BLOCK, BLOCK)
-        return blocks.permute(0, 3, 1, 4, 2, 5).reshape(images, dim, height, width)
+        lines = blocks.permute(0, 3, 1, 4, 2, 5)
+        return cut_blocks(lines, needed.features)
+
+
+def cut_blocks(x: Tensor, part: Box) -> Tensor:
+    """Return a part of (N, C, H / 4, 4, W / 4, 4) as (N, C, its height, its width)."""
+    (y0, x0), y1, x1 = (part.y0 // BLOCK, part.x0 // BLOCK), part.y1, part.x1
+    x = x[:, :, y0 : -(-y1 // BLOCK), :, x0 : -(-x1 // BLOCK)]
+    x = x.flatten(4, 5).flatten(2, 3)
+    inner = part.shifted(-BLOCK * y0, -BLOCK * x0)
+    return x[(..., *inner.slices)].contiguous()
 
 
 def serves(net: Swin2SRForImageSuperResolution) -> bool:

@@ -27,13 +27,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_swin2sr.engine.trim import cut, trim
 from napari_swin2sr.errors import check_cancel
 from napari_swin2sr.model.windows import shift_mask, to_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from napari_swin2sr.engine.trim import Trim, Windows
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import (
         Dense,
@@ -124,12 +127,20 @@ class CpuForward:
     def __call__(
         self,
         x: Tensor,
+        core: Box | None = None,
         cancel: CancelToken | None = None,
         error_head: ErrorHead | None = None,
     ) -> Tensor:
         """Upscale tiles of (N, C, H, W) float32; sides of any length."""
-        run_body = partial(self.run_body, cancel=cancel)
-        return self.net.upscale_tile(x, run_body, error_head)
+        config, window = self.net.config, self.net.config.window_size
+        height, width = (-(-side // window) * window for side in x.shape[-2:])
+        needed = trim(config, height, width, core)
+        part = None if core is None else needed.features
+        run_body = partial(self.run_body, needed=needed, cancel=cancel)
+        y = self.net.upscale_tile(x, run_body, error_head, part=part)
+        if core is not None:
+            core = core.shifted(-needed.features.y0, -needed.features.x0)
+        return cut(y, core, config.upscale)
 
     def pack(self, half: torch.dtype) -> None:
         """Pack the transformer's weights."""
@@ -150,7 +161,9 @@ class CpuForward:
         x = torch.linspace(-1, 1, 16 * layer.pixels * channels).view(-1, channels)
         return lambda: layer(x.clone(), kinds, self.mask)
 
-    def run_body(self, pixels: Tensor, cancel: CancelToken | None = None) -> Tensor:
+    def run_body(
+        self, pixels: Tensor, needed: Trim, cancel: CancelToken | None = None
+    ) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input.
 
         Maps of a whole image are let go as soon as they have served. The token is
@@ -163,10 +176,16 @@ class CpuForward:
         plan = WindowPlan.from_shape(stream.shape, self.window, self.shift)
         with single_threaded_workers(torch.get_num_threads()) as all_threads:
             run_all = until(cancel, all_threads)
-            for stage in self.stages:
-                stream = stage(stream, plan, self.mask, run_all).add_(stream)
-        stream = body.layernorm(stream).permute(0, 3, 1, 2)
-        return cast("Tensor", body.conv_after_body(stream).add_(shallow))
+            for stage, (layers, takes, gives) in zip(
+                self.stages, needed.stages, strict=True
+            ):
+                added = stage(stream, layers, takes, plan, self.mask, run_all)
+                stream[(slice(None), *gives.slices)] += cut_out(added, gives, takes)
+            check_cancel(cancel)
+        deep = body.layernorm(stream[(slice(None), *needed.deep.slices)])
+        deep = body.conv_after_body(deep.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        features = cut_out(deep, needed.features, needed.deep).permute(0, 3, 1, 2)
+        return features + shallow[(..., *needed.features.slices)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +194,7 @@ class WindowPlan:
 
     `plain` and `shifted` hold the number of the pixel (row by row) for each place in
     the order of the windows; `kinds` tells which windows of the shifted order lie at
-    the right (1), the bottom (2) or both.
+    the right (1), the bottom (2) or both. All are (N, rows of windows, columns, ...).
     """
 
     plain: Tensor
@@ -191,22 +210,42 @@ class WindowPlan:
         kinds = torch.zeros(n, height // window, width // window, dtype=torch.int64)
         kinds[:, :, -1] += 1
         kinds[:, -1] += 2
+        grid = (n, height // window, width // window)
         return cls(
-            to_windows(numbers, window).flatten(),
-            to_windows(rolled, window).flatten(),
-            kinds.flatten(),
+            to_windows(numbers, window).reshape(*grid, -1),
+            to_windows(rolled, window).reshape(*grid, -1),
+            kinds,
         )
 
-    def order(self, shifted: bool) -> Tensor:
-        """Return the pixel for each place."""
-        return self.shifted if shifted else self.plain
+    def order(self, shifted: bool, windows: Windows) -> tuple[Tensor, Tensor]:
+        """Return the pixel for each place in some windows, and their kinds."""
+        _, tall, wide = self.kinds.shape
+        rows = torch.arange(windows.top, windows.top + windows.rows) % tall
+        columns = torch.arange(windows.left, windows.left + windows.columns) % wide
+        index = slice(None), rows[:, None], columns
+        pixels = self.shifted if shifted else self.plain
+        return pixels[index].flatten(), self.kinds[index].flatten()
+
+    @property
+    def pixels(self) -> int:
+        """Return the number of pixels in the images."""
+        return self.plain.numel()
 
 
-def moves(old: Tensor, new: Tensor) -> Tensor:
-    """Return, for each place of the new order, the place in the old order."""
-    places = torch.empty_like(old)
+def moves(old: Tensor, new: Tensor, pixels: int) -> Tensor:
+    """Return, for each place of the new order, the place in the old order.
+
+    It is 0 for pixels that the old order lacks: nothing depends on their values, but
+    they must be numbers.
+    """
+    places = torch.zeros(pixels, dtype=torch.int64)
     places[old] = torch.arange(len(old))
     return places[new]
+
+
+def cut_out(x: Tensor, part: Box, of: Box) -> Tensor:
+    """Return a part of (N, H, W, C), which is itself a part of a tile."""
+    return x[(slice(None), *part.shifted(-of.y0, -of.x0).slices)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,17 +262,25 @@ class PackedStage:
         return cls(tuple(layers), stage_convolution(stage))
 
     def __call__(
-        self, stream: Tensor, plan: WindowPlan, mask: Tensor, run_all: Map
+        self,
+        stream: Tensor,
+        needed: tuple[Windows, ...],
+        takes: Box,
+        plan: WindowPlan,
+        mask: Tensor,
+        run_all: Map,
     ) -> Tensor:
-        """Return what the stage adds to (N, H, W, C)."""
+        """Return what the stage adds to a part `takes` of (N, H, W, C)."""
         rows = stream.reshape(-1, stream.shape[-1])
-        order = torch.arange(len(rows))
-        for layer in self.layers:
-            wanted = plan.order(layer.shifted)
-            rows = layer.run(rows, moves(order, wanted), plan.kinds, mask, run_all)
+        numbers = order = torch.arange(len(rows))
+        for layer, windows in zip(self.layers, needed, strict=True):
+            wanted, kinds = plan.order(layer.shifted, windows)
+            index = moves(order, wanted, plan.pixels)
+            rows = layer.run(rows, index, kinds, mask, run_all)
             order = wanted
-        rows = rows.index_select(0, moves(order, torch.arange(len(rows))))
-        image = rows.view(stream.shape).permute(0, 3, 1, 2)
+        part = numbers.view(stream.shape[:3])[(slice(None), *takes.slices)]
+        image = rows[moves(order, part.flatten(), plan.pixels)]
+        image = image.view(*part.shape, -1).permute(0, 3, 1, 2)
         return cast("Tensor", self.convolution(image).permute(0, 2, 3, 1))
 
 
@@ -323,7 +370,7 @@ class PackedLayer:
         self, rows: Tensor, index: Tensor, kinds: Tensor, mask: Tensor, run_all: Map
     ) -> Tensor:
         """Apply the layer to the rows of an index (pixels, C), in groups of windows."""
-        result = torch.empty_like(rows)
+        result = rows.new_empty((len(index), rows.shape[1]))
         windows = max(1, GROUP_BYTES // (4 * self.pixels**2))
 
         def run_group(first: int) -> None:

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_swin2sr.engine.cpu_torch import stage_convolution
+from napari_swin2sr.engine.trim import cut
 from napari_swin2sr.errors import check_cancel
 from napari_swin2sr.model.windows import from_windows, shift_mask, to_windows
 
 if TYPE_CHECKING:
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import (
         Dense,
@@ -117,6 +119,7 @@ class GpuForward:
     def __call__(
         self,
         x: Tensor,
+        core: Box | None = None,
         cancel: CancelToken | None = None,
         error_head: ErrorHead | None = None,
     ) -> Tensor:
@@ -127,7 +130,8 @@ class GpuForward:
             torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32),
         ):
             run_body = partial(self._run_body, cancel=cancel)
-            return self.net.upscale_tile(x, run_body, error_head)
+            y = self.net.upscale_tile(x, run_body, error_head)
+        return cut(y, core, self.net.config.upscale)
 
     def _run_body(self, pixels: Tensor, cancel: CancelToken | None) -> Tensor:
         """Turn normalized pixels (N, channels, H, W) into the head's input."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.engine.upscaler import Upscaler
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.weights.config import Swin2SRConfig
 
 
@@ -106,10 +107,14 @@ class ModelHandle:
         )
 
     def __call__(
-        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+        self,
+        tiles: NDArray[np.float32],
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
     ) -> NDArray[np.float32]:
         """Super-resolve tiles: see `Upscaler.__call__`."""
-        return self.load()(tiles, cancel=cancel)
+        return self.load()(tiles, core=core, cancel=cancel)
 
     @property
     def has_error(self) -> bool:
@@ -117,10 +122,14 @@ class ModelHandle:
         return self.resolved.error_head is not None
 
     def with_error(
-        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+        self,
+        tiles: NDArray[np.float32],
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Super-resolve tiles, with errors: see `Upscaler.with_error`."""
-        return self.load().with_error(tiles, cancel=cancel)
+        return self.load().with_error(tiles, core=core, cancel=cancel)
 
     def __dask_tokenize__(self) -> tuple[object, ...]:
         """Identify the numbers that the model gives, not where its file lies."""

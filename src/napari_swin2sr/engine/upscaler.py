@@ -20,6 +20,7 @@ import torch
 from napari_swin2sr.engine.backends import gray_ramp, prepare
 from napari_swin2sr.engine.cpu_native import has_bfloat16
 from napari_swin2sr.engine.cuda_streams import run_on_cuda
+from napari_swin2sr.engine.trim import cut
 from napari_swin2sr.errors import (
     InferenceError,
     InputError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from napari_swin2sr.engine.backends import Forward
     from napari_swin2sr.errors import CancelToken
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.model.error_head import ErrorHead
     from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
     from napari_swin2sr.weights.catalog import ResolvedModel
@@ -150,9 +152,13 @@ class Upscaler:
         )
 
     def __call__(
-        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+        self,
+        tiles: NDArray[np.float32],
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
     ) -> NDArray[np.float32]:
-        """Super-resolve a batch of tiles; nothing is padded, cropped or clipped.
+        """Super-resolve a batch of tiles; nothing is padded or clipped.
 
         Parameters
         ----------
@@ -160,6 +166,9 @@ class Upscaler:
             (N, C, H, W) float32, black is 0.0 and white 1.0; values outside are
             allowed. C is 3 (RGB) or 1 (gray); H and W are multiples of `window_size`
             [input px]. Not modified.
+        core : Box, optional
+            The part of each tile to return [input px]; on a CPU, what cannot reach it
+            is not computed. Its pixels are the same as without.
         cancel : CancelToken, optional
             When set, the forward ends within a second or two.
 
@@ -167,7 +176,7 @@ class Upscaler:
         -------
         ndarray
             (N, C, upscale * H, upscale * W) float32 in the same value range, a new
-            array.
+            array; H and W are those of the core if there is one.
 
         Raises
         ------
@@ -180,7 +189,7 @@ class Upscaler:
         Cancelled
             If `cancel` was set.
         """
-        return self._upscale(tiles, cancel)
+        return self._upscale(tiles, core, cancel)
 
     @property
     def has_error(self) -> bool:
@@ -188,7 +197,11 @@ class Upscaler:
         return self._error_head is not None
 
     def with_error(
-        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+        self,
+        tiles: NDArray[np.float32],
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Super-resolve a batch of tiles, and tell how far each pixel may be off.
 
@@ -196,7 +209,7 @@ class Upscaler:
 
         Parameters
         ----------
-        tiles, cancel
+        tiles, core, cancel
             As for `__call__`.
 
         Returns
@@ -220,33 +233,38 @@ class Upscaler:
                 f"model {self.name} has no error head, so nothing tells how far its "
                 "results may be off. napari-swin2sr calibrate makes one"
             )
-        both = self._upscale(tiles, cancel, self._error_head)
+        both = self._upscale(tiles, core, cancel, self._error_head)
         image, error = np.split(both, 2, axis=1)
         return image, error
 
     def _upscale(
         self,
         tiles: NDArray[np.float32],
+        core: Box | None,
         cancel: CancelToken | None,
         error_head: ErrorHead | None = None,
     ) -> NDArray[np.float32]:
         """Run the network; with an error head there are twice as many channels."""
         _check_tiles(tiles, self.window_size, self.config.num_channels)
-        n, c, height, width = tiles.shape
-        u, c = self.upscale, c if error_head is None else 2 * c
+        n, c, *size = tiles.shape
+        c = c if error_head is None else 2 * c
         if tiles.size == 0:
-            return np.empty((n, c, u * height, u * width), np.float32)
+            height, width = size if core is None else core.shape
+            shape = (n, c, self.upscale * height, self.upscale * width)
+            return np.empty(shape, np.float32)
         x = torch.from_numpy(np.require(tiles, np.float32, ["C", "W"]))
         options = {"cancel": cancel, "error_head": error_head}
-        y = self._within_memory(x, self._forward, options)
+        y = self._within_memory(x, self._forward, core, options)
         if not _is_finite(y) and _is_finite(x):
-            y = self._in_full_precision(x, options)
+            y = self._in_full_precision(x, core, options)
         result: NDArray[np.float32] = y.numpy()
         return result
 
     # -- precision ---------------------------------------------------------------
 
-    def _in_full_precision(self, x: Tensor, options: dict[str, Any]) -> Tensor:
+    def _in_full_precision(
+        self, x: Tensor, core: Box | None, options: dict[str, Any]
+    ) -> Tensor:
         """Repeat a forward that overflowed, in float32."""
         if self.precision != "fp32":
             if not self._warned:
@@ -259,7 +277,7 @@ class Upscaler:
                 )
             if self._forward_fp32 is None:
                 self._forward_fp32 = prepare(self._net, self.device, "fp32")
-            y = self._within_memory(x, self._forward_fp32, options)
+            y = self._within_memory(x, self._forward_fp32, core, options)
             if _is_finite(y):
                 return y
         raise InferenceError(
@@ -271,7 +289,7 @@ class Upscaler:
     # -- memory ------------------------------------------------------------------
 
     def _within_memory(
-        self, x: Tensor, forward: Forward, options: dict[str, Any]
+        self, x: Tensor, forward: Forward, core: Box | None, options: dict[str, Any]
     ) -> Tensor:
         """Run a batch whole if it fits, else fewer tiles at once, else sub-tiles."""
         if given := {k: v for k, v in options.items() if v is not None}:
@@ -280,7 +298,7 @@ class Upscaler:
         halo, window = self.config.exact_halo, self.window_size
         ways = list(splits(n, (height, width), window, halo, self.upscale))
         for split in [s for s in ways if s.pixels < self._too_big] or ways[-1:]:
-            y = self._attempt(x, split, forward)
+            y = self._attempt(x, split, forward, core)
             if y is not None:
                 return y
             _free_memory(self.device)
@@ -299,14 +317,16 @@ class Upscaler:
             "close other programs"
         )
 
-    def _attempt(self, x: Tensor, split: Split, forward: Forward) -> Tensor | None:
+    def _attempt(
+        self, x: Tensor, split: Split, forward: Forward, core: Box | None
+    ) -> Tensor | None:
         """Return the result, or None if memory ran out.
 
         The exception, and with it the frames that hold tensors, is gone when this
         returns; retrying inside the except block would keep them alive.
         """
         try:
-            return self._run_split(x, split, forward)
+            return self._run_split(x, split, forward, core)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise InferenceError(
@@ -315,20 +335,26 @@ class Upscaler:
                 ) from error
         return None
 
-    def _run_split(self, x: Tensor, split: Split, forward: Forward) -> Tensor:
+    def _run_split(
+        self, x: Tensor, split: Split, forward: Forward, core: Box | None
+    ) -> Tensor:
         n, plan = len(x), split.plan
         if split.batch == n and len(plan) == 1:
+            if core is not None:
+                forward = partial(forward, core=core)
             return self._run(x, forward)
         out: Tensor | None = None
         for first in range(0, n, split.batch):
             batch = slice(first, first + split.batch)
             for tile in plan:
+                if core is not None and tile.core.intersect(core) is None:
+                    continue
                 y = self._run(x[(batch, ..., *tile.read.slices)], forward)
                 if out is None:
                     out = torch.empty((n, y.shape[1], *plan.output_shape))
                 out[(batch, ..., *tile.write.slices)] = y[(..., *tile.crop)]
         assert out is not None
-        return out
+        return cut(out, core, self.upscale)
 
     def _run(self, x: Tensor, forward: Forward) -> Tensor:
         """One forward; gradient and autocast states belong to the calling thread."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
+    from napari_swin2sr.image.box import Box
     from napari_swin2sr.model.error_head import ErrorHead
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)
@@ -621,6 +622,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         x: Tensor,
         run_body: Callable[[Tensor], Tensor] | None = None,
         error_head: ErrorHead | None = None,
+        *,
+        part: Box | None = None,
     ) -> Tensor:
         """Enlarge tiles, and nothing else: the entry for inference.
 
@@ -633,6 +636,9 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             A faster way from normalized pixels to the head's input (N, C, H, W).
         error_head : ErrorHead, optional
             Tells from the same features how far the image may be off.
+        part : Box, optional
+            The part of the tile, padded to the window, whose features `run_body`
+            gives; the result is that of this part.
 
         Returns
         -------
@@ -648,6 +654,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         self.check_input(x)
         pixels = body.normalize(pad_to_window(x, self.config.window_size))
         features = run_body(pixels) if run_body else body.features(pixels)[0]
+        if part is not None:
+            pixels = pixels[(..., *part.slices)]
         result = body.denormalise(self.head(features, pixels, gray))
         if error_head is not None:
             result = torch.cat((result, error_head(features, gray)), 1)

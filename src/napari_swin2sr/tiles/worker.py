@@ -49,14 +49,21 @@ class ConfiguredBlockFn(Protocol):
 
 @runtime_checkable
 class ConcurrentBlockFn(Protocol):
-    """What a block function may offer: several tiles at a time, and an early end."""
+    """What a block function may offer: several tiles at a time, cores, an early end."""
 
     tiles_at_once: int
 
     def __call__(
-        self, tiles: NDArray[np.float32], *, cancel: CancelToken | None = None
+        self,
+        tiles: NDArray[np.float32],
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
     ) -> NDArray[np.float32]:
-        """Run the network; raises `Cancelled` soon after the token is set."""
+        """Run the network and return the core's part of its result.
+
+        Raises `Cancelled` soon after the token is set.
+        """
 
 
 class ErrorBlockFn(Protocol):
@@ -101,27 +108,33 @@ class CancellableBlockFn:
     def __init__(self, block: BlockFn, cancel: CancelToken) -> None:
         self._block: Any = block
         self._cancel, self._early, at_once = cancel, {}, 1
-        if isinstance(block, ConcurrentBlockFn):
-            at_once, self._early = block.tiles_at_once, {"cancel": cancel}
+        if isinstance(block, ConcurrentBlockFn):  # then this is one, too
+            self.tiles_at_once = at_once = block.tiles_at_once
+            self._early = {"cancel": cancel}
         self._turn = threading.Semaphore(at_once)
 
-    def __call__(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, tiles: NDArray[np.float32], **core: Box) -> NDArray[np.float32]:
         """Run the network; raises `Cancelled` instead if it is too late."""
-        result: NDArray[np.float32] = self._run(self._block, tiles)
+        result: NDArray[np.float32] = self._run(self._block, tiles, core)
         return result
 
     def with_error(
-        self, tiles: NDArray[np.float32]
+        self, tiles: NDArray[np.float32], **core: Box
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Run the network with its error; raises `Cancelled` if it is too late."""
-        result, error = self._run(self._block.with_error, tiles)
+        result, error = self._run(self._block.with_error, tiles, core)
         return result, error
 
-    def _run(self, block: Callable[..., Any], tiles: NDArray[np.float32]) -> Any:
+    def _run(
+        self,
+        block: Callable[..., Any],
+        tiles: NDArray[np.float32],
+        core: dict[str, Box],
+    ) -> Any:
         with self._turn:
             if self._cancel.is_set():
                 raise Cancelled("cancelled before this tile was computed")
-            return block(tiles, **self._early)
+            return block(tiles, **core, **self._early)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,24 +255,32 @@ class TileWorker:
         padding = ((0, 0), (0, tile.pad.bottom), (0, tile.pad.right))
         padded = np.pad(model[part.index(tile.read)], padding, mode="symmetric")
         tiles = np.ascontiguousarray(padded)[None]
+        box = tile.core.shifted(-tile.read.y0, -tile.read.x0)
+        (samples, *_), whole = padded.shape, Box(0, 0, *padded.shape[1:])
+        only: dict[str, Box] = (
+            {"core": box} if isinstance(self.block, ConcurrentBlockFn) else {}
+        )
         if self.error is None:
-            return [self._core(self.block(tiles), tile, padded.shape)]
-        both = self.block.with_error(tiles)  # type: ignore[attr-defined]
-        return [self._core(one, tile, padded.shape) for one in both]
+            results = (self.block(tiles, **only),)
+        else:
+            results = self.block.with_error(tiles, **only)  # type: ignore[attr-defined]
+        found = box if only else whole
+        return [self._core(one, tile, (samples, *found.shape)) for one in results]
 
     def _core(
         self, results: NDArray[np.float32], tile: Tile, shape: tuple[int, ...]
     ) -> NDArray[np.float32]:
-        """Cut the core out of what the network made of a tile of this shape."""
+        """Cut the core out of what the network made of a part of this shape."""
         (result,) = np.asarray(results)
         samples, height, width = shape
+        crop = tile.crop if (height, width) != tile.core.shape else (slice(None),) * 2
         expected = (samples, height * tile.upscale, width * tile.upscale)
         if result.shape != expected:
             raise InferenceError(
                 f"the network made {result.shape} of a tile of shape {shape}; "
                 f"{expected} was expected"
             )
-        core: NDArray[np.float32] = result[(slice(None), *tile.crop)]
+        core: NDArray[np.float32] = result[(slice(None), *crop)]
         if not np.isfinite(core).all():
             raise InferenceError(
                 f"the network gave {np.count_nonzero(~np.isfinite(core))} numbers that "

@@ -251,6 +251,18 @@ class Swin2SRConfig:
         """
         return _round_up(max(_reach(self, side) for side in (-1, 1)), self.window_size)
 
+    @property
+    def head_reach(self) -> int:
+        """Reach of the head [input px]; an enlarged pixel lies in an input pixel."""
+        if self.upsampler in ("", "pixelshuffledirect"):
+            return 1
+        return 5 if self.upsampler == "pixelshuffle_aux" else 3
+
+    @property
+    def residual_reach(self) -> int:
+        """Reach of the convolutions before a residual connection [input px]."""
+        return 2 if self.resi_connection == "3conv" else 1
+
     def halo(self, halo: Halo = None) -> int:
         """Return the context to read around a tile.
 
@@ -590,20 +602,11 @@ def _reach(config: Swin2SRConfig, side: int) -> int:
     end of the window that holds the outermost pixel.
     """
     window, shift = config.attention_window, config.shift_size
-    residual = 2 if config.resi_connection == "3conv" else 1
-    reach = _head_reach(config) + residual  # conv_after_body
+    residual = config.residual_reach
+    reach = config.head_reach + residual  # conv_after_body
     for depth in reversed(config.depths):
         reach += residual
         for layer in reversed(range(depth)):
             offset = side * shift if layer % 2 else 0  # of the nearest window border
             reach = _round_up(reach - offset, window) + offset
     return reach + 1  # first_convolution
-
-
-def _head_reach(config: Swin2SRConfig) -> int:
-    """Reach of the reconstruction head; an enlarged pixel lies in an input pixel."""
-    if config.upsampler in ("", "pixelshuffledirect"):
-        return 1
-    if config.upsampler == "pixelshuffle_aux":
-        return 5
-    return 3  # pixelshuffle, nearest+conv
