@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _line(record: Mapping[str, Any]) -> str:
     """One line of text for a progress record."""
-    if record["event"] != "validation":
+    if record["event"] != "validation":  # a message, or the gain in the end
         return str(record["message"])
     gains = "  ".join(f"{k} {v:+.2f}" for k, v in record["validation"].items())
     loss = "" if record["loss"] is None else f"loss {record['loss']:.5f}  "

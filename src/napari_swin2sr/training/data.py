@@ -7,6 +7,7 @@ from which false colors are drawn. Every time point and slice is a source of its
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections import Counter
@@ -162,6 +163,21 @@ def held_out(paths: Sequence[Path], share: float) -> set[Path]:
     return set(ordered[:count])
 
 
+def split_in_two(
+    source: Source, share: float, min_size: int
+) -> tuple[Source, Source] | None:
+    """Cut a strip off the end of the longer side, to validate on; None if too small."""
+    height, width = source.pixels.shape[-2:]
+    side = max(height, width)
+    if side < 2 * min_size:
+        return None
+    cut = side - min(max(round(side * share), min_size), side - min_size)
+    axis = -2 if height >= width else -1
+    parts = np.split(source.pixels, [cut], axis=axis)
+    train, check = (dataclasses.replace(source, pixels=part) for part in parts)
+    return train, check
+
+
 @dataclass(frozen=True, slots=True)
 class ImageSet:
     """All sources, split; `skipped` tells which files were refused and why."""
@@ -184,7 +200,7 @@ def load_images(
 
     Images with a side below `min_size` [px] and others that cannot be used are left
     out; with fewer than two usable ones an InputError lists them. `validation` is the
-    share of each kind that is held out.
+    share of each kind that is held out; of a single image, a strip is.
     """
     by_kind: dict[str, list[tuple[Path, list[Source]]]] = {}
     skipped = []
@@ -201,16 +217,22 @@ def load_images(
             by_kind.setdefault(kind, []).append((path, sources))
     training: list[Source] = []
     validating: list[Source] = []
+    if [len(files) for files in by_kind.values()] == [1]:
+        for source in next(iter(by_kind.values()))[0][1]:
+            if (parts := split_in_two(source, validation, min_size)) is not None:
+                training.append(parts[0])
+                validating.append(parts[1])
+        by_kind.clear()
     for files in by_kind.values():
         chosen = held_out([path for path, _ in files], validation)
         for path, sources in files:
             (validating if path in chosen else training).extend(sources)
     if not training or not validating:
-        usable = sum(map(len, by_kind.values()))
         listed = "".join(f"\n  {line}" for line in skipped[:10])
         raise InputError(
-            f"{usable} usable training image(s) found; at least two are needed, one "
-            f"to train on and one to validate on.{listed}"
+            "too few usable training images: at least two are needed, one to train on "
+            f"and one to validate on, or one with a side of at least {2 * min_size} "
+            f"pixels and the other of {min_size}.{listed}"
         )
     return ImageSet(tuple(training), tuple(validating), tuple(skipped))
 

@@ -125,6 +125,7 @@ class Trainer:
         self.sampler = Sampler(images.training, options.mix)
         self.validation = ValidationSet(images.validation, self.upscale)
         self.average = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.best, self.best_score = self.average, -math.inf
         self.optimizers = optimizers(network, options.learning_rate)
         self.state = _State()
         if use_bfloat16(options.precision, self.device):
@@ -230,7 +231,7 @@ class Trainer:
         """Train until the budget is used or `cancel` is set; return the history.
 
         The state is written at every validation and at the end; the averaged
-        weights end up in `network` (see `use_average`).
+        weights end up in `network` (see `use_best`).
         """
         last = time.monotonic()
         losses: list[float] = []
@@ -249,6 +250,8 @@ class Trainer:
                 self._validate(float(np.mean(losses)), rate, report)
                 self.save()
                 losses = []
+        if losses:  # stopped between two validations
+            self._validate(float(np.mean(losses)), 0.0, report)
         self.save()
         return self.state.history
 
@@ -278,6 +281,10 @@ class Trainer:
             validation=scores,
         )
         self.state.history.append(asdict(progress))
+        score = float(np.mean(list(scores.values()))) if scores else 0.0
+        if self.state.step and score >= self.best_score:
+            self.best_score = score
+            self.best = {k: v.clone() for k, v in self.average.items()}
         report(progress)
 
     # -- state -------------------------------------------------------------------
@@ -290,6 +297,8 @@ class Trainer:
         stored = {
             "network": self.network.state_dict(),
             "average": self.average,
+            "best": self.best,
+            "best_score": self.best_score,
             "optimizers": [each.state_dict() for each in self.optimizers],
             "state": json.dumps(asdict(self.state)),
             "config": json.dumps(self.network.config.to_dict()),
@@ -339,14 +348,16 @@ class Trainer:
             )
         self.network.load_state_dict(stored["network"])
         self.average = stored["average"]
+        self.best = stored.get("best", self.average)
+        self.best_score = stored.get("best_score", -math.inf)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         self.state = _State(**json.loads(stored["state"]))
         return True
 
-    def use_average(self) -> None:
-        """Put the averaged weights into the network."""
-        self.network.load_state_dict(self.average)
+    def use_best(self) -> None:
+        """Put those averaged weights into the network that were best when validated."""
+        self.network.load_state_dict(self.best)
         self.network.eval()
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from napari_swin2sr.errors import OptionError, OutputError, WeightsError
 from napari_swin2sr.model.swin2sr import save_network
 from napari_swin2sr.replace import rename_over, scratch_folder, write_bytes
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
-from napari_swin2sr.training.loop import MARGIN, Trainer, use_bfloat16
+from napari_swin2sr.training.gain import Gain, HeldOut
+from napari_swin2sr.training.loop import MARGIN, Progress, Trainer, use_bfloat16
 from napari_swin2sr.training.start import load, starting_network
 from napari_swin2sr.training.teacher import (
     CONTEXT,
@@ -39,6 +42,9 @@ WORK_FOLDER = "training"
 """Sub-folder of the model folder with everything only training needs."""
 
 RECORD_NAME = "training.json"
+
+PREVIEW_NAME = "preview.npz"
+"""Crops in the working folder, with each validation: input, before, after, truth."""
 
 OUTPUTS = ("model.safetensors", "config.json", "README.md")
 """What training writes into the model folder, besides its record."""
@@ -66,8 +72,13 @@ def train(
     fresh: bool = False,
     report: Callable[[Mapping[str, Any]], None] = lambda record: None,
     cancel: CancelToken | None = None,
+    preview: bool = False,
 ) -> Path:
     """Train a model and write its folder; continue an interrupted run.
+
+    A model that is fine-tuned and not better than its start on held-out images (see
+    `training.gain`) is not kept: the folder gets the weights of the start, and a record
+    with the event "gain" says so.
 
     Parameters
     ----------
@@ -83,7 +94,10 @@ def train(
     report : callable
         Gets one record per message or validation.
     cancel : CancelToken, optional
-        When set, training stops early; what was learned so far is written.
+        When set, training stops early; the best that was learned so far is written.
+    preview : bool
+        With each validation, write crops before and after as an .npz file, and report
+        its path.
 
     Returns
     -------
@@ -118,6 +132,9 @@ def train(
     say(f"training on {kinds}; {len(images.skipped)} files left out")
     work = output / WORK_FOLDER
     trainer = Trainer(network, images, options, work, device=device)
+    held_out = None
+    if options.start is not None:  # still the start's weights, in training's arithmetic
+        held_out = HeldOut(images.validation, trainer.network, options.noise)
     if fresh:
         trainer.start_anew()
     elif trainer.resume():
@@ -125,13 +142,61 @@ def train(
     if options.teacher is not None:
         trainer.pool = _teacher_pool(trainer, images, options.teacher, say, cancel)
     trainer.note_run(describe(folders, options))
-    trainer.run(
-        report=lambda progress: report({"event": "validation", **asdict(progress)}),
-        cancel=cancel,
-    )
-    trainer.use_average()
-    _write(output, trainer, images)
+    trainer.run(report=_watch(trainer, held_out, report, preview), cancel=cancel)
+    trainer.use_best()
+    gain = None if held_out is None else _judge(trainer, held_out, report)
+    _write(output, trainer, images, gain)
     return output
+
+
+def _watch(
+    trainer: Trainer,
+    held_out: HeldOut | None,
+    report: Callable[[Mapping[str, Any]], None],
+    preview: bool,
+) -> Callable[[Progress], None]:
+    """Return what tells of each validation, and shows a crop."""
+
+    def validated(progress: Progress) -> None:
+        report({"event": "validation", **asdict(progress)})
+        if preview and held_out is not None and held_out.crops:
+            trainer.folder.mkdir(parents=True, exist_ok=True)
+            path = trainer.folder / PREVIEW_NAME
+            stream = io.BytesIO()
+            crops: dict[str, Any]
+            crops = dict(held_out.preview(trainer.network, trainer.average))
+            np.savez(stream, **crops)
+            write_bytes(path, stream.getvalue())
+            report({"event": "preview", "path": str(path)})
+
+    return validated
+
+
+def _judge(
+    trainer: Trainer,
+    held_out: HeldOut,
+    report: Callable[[Mapping[str, Any]], None],
+) -> Gain | None:
+    """Compare the network with its start; put the start back if it is not better."""
+    gain = held_out.gain(trainer.network)
+    if gain is None:
+        return None
+    if not gain.better:
+        trainer.network.load_state_dict(held_out.weights)
+    text = verdict(gain, Path(str(trainer.options.start)).name)
+    record = {"event": "gain", **asdict(gain), "better": gain.better}
+    report({**record, "message": text})
+    return gain
+
+
+def verdict(gain: Gain, start: str) -> str:
+    """Say in words whether to use the new model."""
+    if gain.better:
+        return str(gain)
+    return (
+        f"not better than {start}: keep {start}. {gain}; what was written has the "
+        "weights of the start. More images or more minutes may help"
+    )
 
 
 def describe(folders: Sequence[Path], options: TrainOptions) -> dict[str, Any]:
@@ -218,7 +283,7 @@ def _teacher_pool(
     return pool
 
 
-def _write(output: Path, trainer: Trainer, images: ImageSet) -> None:
+def _write(output: Path, trainer: Trainer, images: ImageSet, gain: Gain | None) -> None:
     """Replace the files of the model folder, so that a kill leaves no foreign one."""
     record = {
         "runs": trainer.state.runs,
@@ -229,6 +294,7 @@ def _write(output: Path, trainer: Trainer, images: ImageSet) -> None:
         },
         "bicubic": trainer.validation.bicubic,
         "history": trainer.state.history,
+        "gain": None if gain is None else {**asdict(gain), "better": gain.better},
     }
     check_output(output)
     with scratch_folder(output / "model") as new:
@@ -318,6 +384,14 @@ def card(name: str, record: Mapping[str, Any], config: Swin2SRConfig) -> str:
         f"| {kind} | {value:.2f} | {value + final[kind]:.2f} |"
         for kind, value in record["bicubic"].items()
     ]
+    if (gain := record.get("gain")) is not None:
+        start = record["runs"][-1]["start"]
+        lines += [
+            "",
+            verdict(
+                Gain(**{each.name: gain[each.name] for each in fields(Gain)}), start
+            ),
+        ]
     lines += ["", "## Training", ""]
     for number, run in enumerate(record["runs"], 1):
         shown = [
