@@ -26,8 +26,8 @@ from skimage.data import camera
 
 from napari_swin2sr.engine.reference import ModelHandle
 from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.plugin.estimate import warm_up
 from napari_swin2sr.plugin.live.layer import add_live_layer, live_layers
-from napari_swin2sr.plugin.worker import warm_up
 
 SIDE, CHUNK = 30_000, 2048
 

@@ -10,8 +10,19 @@ from napari.components import ViewerModel
 from napari.utils.progress import progress
 from npe2 import PluginManifest
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QLabel, QPushButton
+from qtpy.QtWidgets import QAbstractButton
 
+from helpers.window import (
+    button,
+    close_dock,
+    editor,
+    enter,
+    opened,
+    pick,
+    press,
+    texts,
+    tick,
+)
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import ValueRange
 from napari_swin2sr.options import UpscaleOptions
@@ -48,47 +59,17 @@ def errors(monkeypatch):
 
 @pytest.fixture
 def open_widget(viewer, errors, wait_until):
-    def make():
-        widget = SuperResolutionWidget(viewer)
-        viewer.window.add_dock_widget(widget, name="Super-resolution")
-        wait_until(lambda: len(widget["model"].choices) > 1)
-        return widget
-
-    return make
+    return lambda: opened(viewer, wait_until)
 
 
 @pytest.fixture
 def finish(wait_until):
     def run(widget, mode):
-        widget["mode"].value = mode
+        pick(widget, mode)
         press(widget, "Run")
         wait_until(lambda: not widget.running)
 
     return run
-
-
-def button(widget, text):
-    (found,) = (b for b in widget.native.findChildren(QPushButton) if b.text() == text)
-    return found
-
-
-def press(widget, text):
-    QTest.qWait(200)
-    button(widget, text).click()
-
-
-def texts(widget):
-    QTest.qWait(250)
-    return "\n".join(label.text() for label in widget.native.findChildren(QLabel))
-
-
-def close_dock(viewer, widget):
-    """Do what the x of a dock widget does."""
-    gone = []
-    widget.native.destroyed.connect(lambda: gone.append(True))
-    viewer.window.remove_dock_widget(widget.native)
-    QTest.qWait(100)
-    assert gone, "nothing is left of it"
 
 
 # -- results --------------------------------------------------------------------------
@@ -100,8 +81,8 @@ def test_a_result_in_any_format_is_shown(
 ):
     viewer.add_image(PIXELS, name="a")
     widget = open_widget()
-    widget["mode"].value = DISK
-    widget["target"].value = tmp_path / name
+    pick(widget, DISK)
+    enter(widget, "target", str(tmp_path / name))
     finish(widget, DISK)
     assert errors == []
     new = viewer.layers["a upscaled"]
@@ -138,19 +119,18 @@ def test_deleting_the_source_does_not_make_the_result_the_next_input(
     widget = SuperResolutionWidget(viewer)
     finish(widget, MEMORY)
     viewer.layers.remove(layer)
-    widget.reset_choices()  # as napari calls it for docked widgets
     assert METADATA_KEY in viewer.layers[0].metadata
     assert widget.layer is None
     texts(widget)
     assert not button(widget, "Run").isEnabled()
     other = viewer.add_image(PIXELS, name="b")
-    widget.reset_choices()
     assert widget.layer is other
 
 
 def test_a_slash_in_the_name_of_a_layer_is_no_folder(viewer, open_widget):
     viewer.add_image(PIXELS, name="plate/A 1:2")
-    assert open_widget()["target"].value.name == "plate-A 1-2-upscaled.ome.zarr"
+    target = editor(open_widget(), "target").text()
+    assert Path(target).name == "plate-A 1-2-upscaled.ome.zarr"
 
 
 # -- the event loop -------------------------------------------------------------------
@@ -163,8 +143,7 @@ def test_many_small_layers_leave_the_event_loop_alone(
         viewer.add_image(PIXELS, name=name)
     viewer.layers.selection = set(viewer.layers)
     widget = open_widget()
-    widget["all_selected"].value = True
-    widget["mode"].value = MEMORY
+    pick(widget, MEMORY)
     fake_run.seconds = 0.01
     depth, deepest = 0, 0
     bars = []
@@ -199,8 +178,8 @@ def test_a_closed_widget_computes_nothing_more(
 ):
     viewer.add_image(PIXELS, name="a")
     widget = open_widget()
-    widget["mode"].value = REGION
-    widget["follow"].value = True
+    pick(widget, REGION)
+    tick(widget, "Follow the view")
     wait_until(lambda: fake_run.calls > 0 and not widget.running)
     close_dock(viewer, widget)
     count = fake_run.calls
@@ -217,34 +196,32 @@ def test_closing_ends_a_preview_that_is_under_way(
     viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
     widget = open_widget()
     fake_run.seconds = 0.1
-    widget["mode"].value = REGION
-    widget["follow"].value = True
+    pick(widget, REGION)
+    tick(widget, "Follow the view")
     wait_until(lambda: fake_run.calls > 0)
     close_dock(viewer, widget)
     wait_until(lambda: not widget.running)
     assert [layer.name for layer in viewer.layers] == ["a"]
 
 
-def test_a_widget_that_is_opened_again_shows_the_run_and_the_choices(
+def test_closing_ends_what_it_started_and_opening_restores_the_choices(
     viewer, open_widget, fake_run, wait_until
 ):
-    viewer.add_image(np.zeros((128, 128), np.uint8), name="a")
+    viewer.add_image(np.zeros((256, 256), np.uint8), name="a")
     first = open_widget()
     fake_run.seconds = 0.1
-    first["mode"].value = MEMORY
-    first["tile"].value = "96"
+    pick(first, MEMORY)
+    enter(first, "tile", "96")
     press(first, "Run")
     wait_until(lambda: fake_run.calls > 2)
     close_dock(viewer, first)
     second = open_widget()
-    assert second.running
-    assert not button(second, "Run").isEnabled()
-    assert (second["mode"].value, second["tile"].value) == (MEMORY, "96")
-    wait_until(lambda: "tiles" in texts(second))
-    button(second, "Cancel").click()
     wait_until(lambda: not second.running)
-    texts(second)
+    assert fake_run.calls < 256
+    assert editor(second, "tile").text() == "96"
+    assert "256" in texts(second)
     assert button(second, "Run").isEnabled()
+    assert second.findChild(QAbstractButton, MEMORY).isChecked()
     assert len(viewer.layers) == 1
 
 
@@ -357,10 +334,10 @@ def test_errors_speak_of_the_widget_not_of_the_command_line(
     target.write_bytes(b"something else")
     viewer.add_image(PIXELS, name="a")
     widget = open_widget()
-    widget["mode"].value = DISK
-    widget["target"].value = target
+    pick(widget, DISK)
+    enter(widget, "target", str(target))
     finish(widget, DISK)
-    assert 'tick "replace a finished file"' in errors[0]
+    assert 'tick "Replace a finished file"' in errors[0]
     assert "--overwrite" not in errors[0]
     assert target.read_bytes() == b"something else"
 
@@ -371,10 +348,10 @@ def test_a_live_layer_says_how_much_of_the_view_is_sharp(
     viewer.add_image(np.zeros((300, 300), np.uint8), name="a")
     widget = open_widget()
     fake_model.seconds = 0.1
-    widget["mode"].value = LIVE
-    widget["tile"].value = "32"
+    pick(widget, LIVE)
+    enter(widget, "tile", "32")
     finish(widget, LIVE)
     viewer.scene.camera.zoom *= 2
-    wait_until(lambda: "tiles in view sharp" in texts(widget))
+    wait_until(lambda: "visible tiles are sharp" in texts(widget))
     fake_model.made[0].seconds = 0
-    wait_until(lambda: "a live: sharp" in texts(widget))
+    wait_until(lambda: "a live: all you see is sharp" in texts(widget))

@@ -37,7 +37,7 @@ def upscale_live(viewer: napari.viewer.Viewer) -> None:
     def ended(outcome: Outcome) -> None:
         _RUNS.discard(run)
         if outcome.error is not None:
-            show_error(f"{type(outcome.error).__name__}: {outcome.error}")
+            show_error(str(outcome.error))
 
     run = Run(jobs, lambda state: None, ended)
     _RUNS.add(run)

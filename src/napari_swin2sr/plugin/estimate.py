@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import logging
 import math
+import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +22,9 @@ from napari_swin2sr.tiles.cache import available_memory
 from napari_swin2sr.tiles.lazy import LazyUpscaled
 from napari_swin2sr.tiles.plan import default_tile, plan_tiles
 from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.weights.state_dict import count_parameters
+
+logger = logging.getLogger("napari_swin2sr")
 
 _SPEED: dict[tuple[str, str], float] = {}
 """Network input pixels per second that runs of this process have reached."""
@@ -58,12 +66,9 @@ class Need:
     @property
     def text(self) -> str:
         """One line for people."""
-        size = " x ".join(f"{n:,}" for n in self.shape)
-        tiles = "1 tile"
-        if self.n_tiles > 1:
-            tiles = f"{self.n_tiles:,} tiles ({self.pixel_overhead - 1:.0%} for halos)"
+        size = " × ".join(f"{n:,}" for n in self.shape)
+        tiles = "1 tile" if self.n_tiles == 1 else f"{self.n_tiles:,} tiles"
         parts = [f"{size} ({in_bytes(self.output_bytes)})", tiles, self.time]
-        parts.append(f"{in_bytes(self.peak_bytes)} of memory for tiles")
         return ", ".join(filter(None, parts))
 
     @property
@@ -100,10 +105,11 @@ def estimate_need(
     lazy = LazyUpscaled(asked, layout, tiles, ranges, asked, dtype=options.dtype)
     need = estimate(lazy)
     speed = _SPEED.get((options.model, options.device))
-    measured = speed is not None
+    tried = _SPEED.get(("", options.device))  # of the probe, for any model
+    measured = speed is not None or tried is not None
     if speed is None and n_parameters:
         flops = _CPU_FLOPS if options.device in ("auto", "cpu") else _GPU_FLOPS
-        speed = flops / (3.0 * n_parameters)
+        speed = (tried or flops / 3.0) / n_parameters
     pixels = math.prod(layout.plane_shape) * layout.n_planes * need.pixel_overhead
     return Need(
         shape=lazy.shape,
@@ -120,6 +126,37 @@ def remember_speed(options: UpscaleOptions, pixels: float, seconds: float) -> No
     """Remember what a run has reached, for the next estimate."""
     if seconds > 0.5:
         _SPEED[options.model, options.device] = pixels / seconds
+
+
+@functools.cache
+def warm_up() -> threading.Thread:
+    """Load PyTorch and the embedded model, and time it, while a person still chooses.
+
+    Once per process. An interpreter must not leave in the middle of an import: it
+    waits for the end.
+    """
+    thread = threading.Thread(target=_probe, name="napari-swin2sr warm-up", daemon=True)
+    thread.start()
+    atexit.register(thread.join, 60)
+    return thread
+
+
+def _probe() -> None:
+    try:
+        from napari_swin2sr.engine.upscaler import load_model
+
+        model = load_model("default")
+        tile = np.zeros((1, 3, _PROBE, _PROBE), np.float32)
+        model(tile)  # the first call compiles or measures
+        start = time.perf_counter()
+        model(tile)
+        speed = _PROBE**2 / (time.perf_counter() - start)
+        _SPEED["", "auto"] = speed * count_parameters(model.config)
+    except Exception:  # the run itself will say what is wrong
+        logger.debug("warm-up failed", exc_info=True)
+
+
+_PROBE = 160  # px per side
 
 
 def in_bytes(n: float) -> str:

@@ -1,277 +1,371 @@
-"""The fields of `UpscaleOptions` as editors, and the choices made there as code."""
+"""The parts that the widget is made of; each shows and changes one thing."""
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
-from magicgui.widgets import CheckBox, ComboBox, LineEdit, PushButton
+from psygnal import Signal
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QComboBox,
+    QFormLayout,
+    QGraphicsOpacityEffect,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPlainTextEdit,
+    QPushButton,
+    QRadioButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
-from napari_swin2sr.errors import OptionError
-from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.plugin.layer_source import guess_axes
-from napari_swin2sr.plugin.placement import changed_options
-from napari_swin2sr.plugin.settings import current_settings, own_models
-from napari_swin2sr.weights.config import Swin2SRConfig
+from napari_swin2sr.plugin.choices import (
+    ADVANCED,
+    AUTOMATIC,
+    CHOICES,
+    GIVEN,
+    Choices,
+    ModelChoice,
+)
 
-if TYPE_CHECKING:
-    from napari.layers import Image
-
-AUTOMATIC = "automatic"
-SHOWN = ("model", "axes", "rgb", "value_range")
-"""Fields that are always in sight; the others are behind "more options"."""
-
-_CONTRAST, _GIVEN, _AS_INPUT = "contrast limits of the layer", "given:", "as the input"
-_FIELDS = {field.name: field for field in dataclasses.fields(UpscaleOptions)}
-_CHOICES = {
-    "value_range": [AUTOMATIC, "dtype", "data", _CONTRAST, _GIVEN],
-    "dtype": [_AS_INPUT, "uint8", "uint16", "float32"],
-} | {
-    name: f.metadata["choices"] for name, f in _FIELDS.items() if f.metadata["choices"]
+_AXES = {
+    "T": "time",
+    "C": "channels, each super-resolved on its own",
+    "Z": "depth, each plane super-resolved on its own",
+    "Y": "rows",
+    "X": "columns",
+    "S": "RGB samples, super-resolved together",
 }
+_LABELS = {"dtype": "Type", "nodata": "No data"}
 
 
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A line of the model list: what is known of a model without loading it.
+class OptionsForm(QWidget):
+    """One editor per advanced option, with its help as tooltip."""
 
-    Attributes
-    ----------
-    name : what `UpscaleOptions.model` takes
-    label : what people read in the list
-    about : purpose, size, license, and whether it is on this machine
-    config : hyper-parameters, None if only loading can tell
-    n_parameters : 0 if not known
-    """
+    changed = Signal()
 
-    name: str
-    label: str
-    about: str
-    config: Swin2SRConfig | None = None
-    n_parameters: int = 0
+    def __init__(self, choices: Choices) -> None:
+        super().__init__()
+        self._choices = choices
+        form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(form.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self._editors: dict[str, QComboBox | QLineEdit] = {}
+        for option in ADVANCED:
+            name, meta = option.name, option.metadata
+            unit = f" ({meta['unit']})" if meta["unit"] else ""
+            label = _LABELS.get(name, name.replace("_", " ").capitalize()) + unit
+            empty = "none" if name == "nodata" else AUTOMATIC
+            self._add(form, label, name, wrapped(meta["help"]), empty)
+            if name == "value_range":
+                help_ = wrapped("LOW, HIGH; one pair per channel where they differ")
+                self._add(form, "", "range_text", help_, "low, high")
+        self.show_choices()
+
+    def _add(
+        self, form: QFormLayout, label: str, name: str, help_: str, empty: str
+    ) -> None:
+        editor: QComboBox | QLineEdit
+        if name in CHOICES:
+            editor = narrow(QComboBox())
+            editor.addItems(CHOICES[name])
+            editor.currentTextChanged.connect(self._take)
+        else:
+            editor = QLineEdit()
+            editor.setPlaceholderText(empty)
+            editor.textChanged.connect(self._take)
+        editor.setObjectName(name)
+        editor.setToolTip(help_)
+        editor.setAccessibleName(label)
+        self._editors[name] = editor
+        form.addRow(label, editor)
+
+    def show_choices(self) -> None:
+        """Show what is chosen."""
+        for name, editor in self._editors.items():
+            editor.blockSignals(True)
+            text = self._choices.fields.get(name, "")
+            if isinstance(editor, QComboBox):
+                editor.setCurrentText(text)
+            else:
+                editor.setText(text)
+            editor.blockSignals(False)
+        self._take()
+
+    def _take(self, *_: Any) -> None:
+        for name, editor in self._editors.items():
+            self._choices.fields[name] = (
+                editor.currentText() if isinstance(editor, QComboBox) else editor.text()
+            )
+        given = self._choices.fields["value_range"] == GIVEN
+        self._editors["range_text"].setVisible(given)
+        self.changed.emit()
 
 
-class OptionsForm:
-    """One editor per field of `UpscaleOptions`, with its help as tooltip.
+class ModelPicker(QWidget):
+    """The factor first, then the models that have it, one line about each."""
 
-    Attributes
-    ----------
-    widgets : the editors, in the order in which they are to be shown
-    choices : the models, by name
-    about : what is known of the chosen model, to be shown below it
-    """
+    changed = Signal()
 
-    def __init__(self) -> None:
-        self.choices: dict[str, ModelChoice] = {}
-        self._layer: Image | None = None
-        self.editors = {name: self._editor(name) for name in _FIELDS}
-        self.about = note()
-        self._range_text = LineEdit(
-            name="range_text",
-            label=" ",
-            tooltip="LOW, HIGH; one pair per channel where they differ",
+    def __init__(self, choices: Choices) -> None:
+        super().__init__()
+        self._choices = choices
+        self._models: dict[str, ModelChoice] = {}
+        self._all = False
+        self._factors, self._names = QButtonGroup(self), QButtonGroup(self)
+        self._row, self._list = QHBoxLayout(), QVBoxLayout()
+        self._more = push(
+            "More models...", "Models that are downloaded on first use", self._show_all
         )
-        self._more = CheckBox(name="more", text="more options")
-        self._defaults = PushButton(
-            name="defaults",
-            text="Restore defaults",
-            tooltip="Every option as Preferences > Swin2SR says",
-        )
-        shown = [self.editors[name] for name in SHOWN]
-        self._hidden = [self.editors[name] for name in _FIELDS if name not in SHOWN]
-        self._hidden.append(self._defaults)
-        self.widgets = [*shown, self._range_text, self._more, *self._hidden]
-        self._more.changed.connect(self._show)
-        self.editors["value_range"].changed.connect(self._show)
-        self.editors["rgb"].changed.connect(self._rgb_changed)
-        self.editors["model"].changed.connect(self._show_about)
-        self._defaults.changed.connect(self.restore)
-
-    def _editor(self, name: str) -> Any:
-        """Return an editor for an option, by the choices and type that it has."""
-        meta = _FIELDS[name].metadata
-        unit = f" ({meta['unit']})" if meta["unit"] else ""
-        common: dict[str, Any] = {"name": name, "tooltip": wrapped(meta["help"])}
-        if name == "rgb":
-            return CheckBox(text="last axis holds RGB samples", **common)
-        common["label"] = name.replace("_", " ") + unit
-        if name == "model":
-            return narrow(ComboBox(choices=self._model_lines, **common))
-        if name in _CHOICES:
-            return narrow(ComboBox(choices=_CHOICES[name], **common))
-        line = LineEdit(**common)
-        line.native.setPlaceholderText("none" if name == "nodata" else AUTOMATIC)
-        return line
-
-    # -- what is shown ----------------------------------------------------------------
-
-    def hide(self) -> None:
-        """Hide what is not needed now; to be called when the widgets have a parent."""
-        self._show()
-
-    def _show(self, *_: Any) -> None:
-        for editor in self._hidden:
-            editor.visible = self._more.value
-        self._range_text.visible = self.editors["value_range"].value == _GIVEN
-
-    def restore(self, *_: Any) -> None:
-        """Set every editor to its default, or to what the preferences say."""
-        settings = current_settings()
-        self.refresh_models()
-        for name, field in _FIELDS.items():
-            editor = self.editors[name]
-            if name in ("value_range", "dtype"):
-                editor.value = editor.choices[0]
-            elif name not in ("axes", "rgb"):
-                value = getattr(settings, name, field.default)
-                editor.value = "" if value is None else value
-        self.follow(self._layer)
-
-    def refresh_models(self) -> None:
-        """Read the list of models again; nothing is downloaded or loaded."""
-        self.choices = {choice.name: choice for choice in _model_choices()}
-        self.editors["model"].reset_choices()
-        self._show_about()
-
-    def _model_lines(self, *_: Any) -> list[Any]:
-        """Return the lines of the model list; asked for again when layers change."""
-        if not self.choices:
-            return [_FIELDS["model"].default]
-        return [(choice.label, choice.name) for choice in self.choices.values()]
-
-    def _show_about(self, *_: Any) -> None:
-        if self.model is not None:
-            self.about.setText(self.model.about)
-
-    def follow(self, layer: Image | None) -> None:
-        """Suggest axes and RGB for a layer."""
-        self._layer = layer
-        axes = "" if layer is None else guess_axes(layer)
-        with self.editors["rgb"].changed.blocked():
-            self.editors["rgb"].value = "S" in axes
-        self.editors["axes"].value = axes
-
-    def _rgb_changed(self, rgb: bool) -> None:
-        axes = self.editors["axes"]
-        old, new = ("C", "S") if rgb else ("S", "C")
-        if old in axes.value and new not in axes.value:
-            axes.value = axes.value.replace(old, new)
-
-    # -- what is chosen ---------------------------------------------------------------
+        box = column(self)
+        box.addLayout(self._row)
+        box.addLayout(self._list)
+        box.addWidget(self._more, 0, Qt.AlignmentFlag.AlignLeft)
+        self._factors.idClicked.connect(self._factor_clicked)
+        self._names.buttonClicked.connect(self._name_clicked)
 
     @property
     def model(self) -> ModelChoice | None:
         """What is known of the chosen model; None before the list has been read."""
-        return self.choices.get(self.editors["model"].value)
+        return self._models.get(self._choices.model)
 
-    def values(self) -> dict[str, Any]:
-        """Return what the editors hold, to be given to another form."""
-        named = [*self.editors.values(), self._range_text, self._more]
-        return {editor.name: editor.value for editor in named}
+    def fill(self, models: Sequence[ModelChoice]) -> None:
+        """Show a list of models, and choose the one that was chosen before."""
+        self._models = {model.name: model for model in models}
+        if self._choices.model not in self._models:
+            self._choices.model = models[0].name
+        self._show()
 
-    def set_values(self, values: dict[str, Any]) -> None:
-        """Take over what the editors of another form held, except axes."""
-        for editor in (*self.editors.values(), self._range_text, self._more):
-            if editor.name in values and editor.name not in ("axes", "rgb"):
-                value = values[editor.name]
-                if value in getattr(editor, "choices", (value,)):
-                    editor.value = value
+    def choose(self, name: str) -> None:
+        """Choose a model by name."""
+        self._choices.model = name
+        self._show()
+        self.changed.emit()
 
-    def chosen(self, layer: Image | None = None) -> UpscaleOptions:
-        """Return what is chosen now, for a layer.
+    def _show(self) -> None:
+        chosen = self.model
+        assert chosen is not None
+        self._all |= not chosen.offered
+        offered = [m for m in self._models.values() if m.offered or self._all]
+        _clear(self._row, self._factors)
+        _clear(self._list, self._names)
+        factors = {model.factor for model in offered}
+        for factor in sorted(factors, key=lambda factor: (factor == 1, factor)):
+            text = "Same size" if factor == 1 else f"×{factor}"
+            tooltip = (
+                "Restored, not enlarged"
+                if factor == 1
+                else f"{factor} times as many pixels per side"
+            )
+            button = _radio(text, tooltip, factor == chosen.factor)
+            self._factors.addButton(button, factor)
+            self._row.addWidget(button)
+        self._row.addStretch()
+        for model in offered:
+            if model.factor != chosen.factor:
+                continue
+            button = _radio(model.label, model.about, model is chosen)
+            button.setObjectName(model.name)
+            about = note(model.purpose, "about", indent=22)
+            about.setToolTip(wrapped(model.about))
+            faint(about)
+            self._names.addButton(button)
+            self._list.addWidget(button)
+            self._list.addWidget(about)
+        self._more.setVisible(len(offered) < len(self._models))
 
-        Raises
-        ------
-        OptionError
-            If a text cannot be read, or a value is not allowed.
-        """
-        layer = self._layer if layer is None else layer
-        values = {name: editor.value for name, editor in self.editors.items()}
-        if values["dtype"] == _AS_INPUT:
-            values["dtype"] = None
-        for name in ("tile", "halo"):
-            text = values[name].strip()
-            values[name] = int(text) if text.isdecimal() else (text or None)
-        values["nodata"] = _number(values["nodata"])
-        values["axes"], values["rgb"] = self._axes(layer), None
-        values["value_range"] = self._value_range(layer)
-        return UpscaleOptions(**values)
+    def _show_all(self, *_: Any) -> None:
+        self._all = True
+        self._show()
 
-    def _axes(self, layer: Image | None) -> str | None:
-        """Return the axes for a layer; another one than shown suggests its own."""
-        text = str(self.editors["axes"].value).strip().upper()
-        if layer is None or self._layer is None or layer is self._layer:
-            return text or None
-        suggested = guess_axes(layer)
-        return text if len(text) == len(suggested) else suggested
+    def _factor_clicked(self, factor: int) -> None:
+        if self.model is not None and self.model.factor != factor:
+            have = [m for m in self._models.values() if m.factor == factor]
+            self.choose(have[0].name)
 
-    def _value_range(self, layer: Image | None) -> Any:
-        choice = self.editors["value_range"].value
-        if choice == _CONTRAST:
-            if layer is None or layer.rgb:
-                raise OptionError(
-                    "an RGB layer has no contrast limits; choose another value range"
-                )
-            low, high = layer.contrast_limits
-            return float(low), float(high)
-        if choice == _GIVEN:
-            return _numbers(self._range_text.value)
-        return None if choice == AUTOMATIC else choice
-
-
-# -- as code --------------------------------------------------------------------------
-
-
-def as_python(layer: Image, options: UpscaleOptions, target: str | None = None) -> str:
-    """Return Python that does the same: from the layer's pixels, or into a file."""
-    if target is None:
-        data = ".data[0]" if layer.multiscale else ".data"
-        first = [f"viewer.layers[{layer.name!r}]{data}"]
-        function = "result = napari_swin2sr.apply"
-    else:
-        first = [repr(str(layer.source.path or "INPUT")), repr(target)]
-        function = "napari_swin2sr.upscale_file"
-    options_ = [f"{key}={value!r}" for key, value in changed_options(options).items()]
-    body = "".join(f"    {line},\n" for line in first + options_)
-    return f"import napari_swin2sr\n\n{function}(\n{body})\n"
+    def _name_clicked(self, button: Any) -> None:
+        self.choose(button.objectName())
 
 
-def as_command_line(
-    layer: Image, options: UpscaleOptions, target: str | None = None
-) -> str:
-    """Return the command that does the same, for files."""
-    source = str(layer.source.path or f"{layer.name}.tif")
-    target = target or f"{layer.name}-upscaled.ome.zarr"
-    words = ["napari-swin2sr", "upscale", source, target]
-    for key, value in changed_options(options).items():
-        if isinstance(value, (tuple, list)):
-            value = ",".join(f"{float(n):.17g}" for n in np.ravel(value))
-        words.append(f"--{key.replace('_', '-')}={value}")
-    return shlex.join(words)
+class AxesTable(QWidget):
+    """Which axis is what: a size and a letter per axis of the image, editable."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._boxes: list[QComboBox] = []
+        self._grid = QGridLayout(self)
+        self._grid.setContentsMargins(0, 0, 0, 0)
+        self._grid.setHorizontalSpacing(4)
+
+    @property
+    def axes(self) -> str:
+        """One letter per axis."""
+        return "".join(box.currentText() for box in self._boxes)
+
+    def show_axes(self, shape: Sequence[int], axes: str) -> None:
+        """Show the axes of an image."""
+        self._boxes = []
+        empty(self._grid)
+        letters = axes if len(axes) == len(shape) else " " * len(shape)
+        for place, (size, letter) in enumerate(zip(shape, letters, strict=True)):
+            box = QComboBox()
+            box.addItems([*_AXES, " "])
+            for number, about in enumerate(_AXES.values()):
+                box.setItemData(number, about, Qt.ItemDataRole.ToolTipRole)
+            box.setCurrentText(letter)
+            box.setMinimumContentsLength(1)
+            box.setSizeAdjustPolicy(
+                box.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            box.setToolTip(f"What axis {place} is: {_AXES.get(letter, 'not known')}")
+            box.setAccessibleName(f"Axis {place}")
+            box.setProperty("letter", letter)
+            box.currentTextChanged.connect(self._swap)
+            head = QLabel(f"{size:,}")
+            head.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            self._grid.addWidget(head, 0, place)
+            self._grid.addWidget(box, 1, place)
+            self._boxes.append(box)
+
+    def _swap(self, letter: str) -> None:
+        """Give the letter that an axis had to the one that had its new letter."""
+        before = next(
+            (b.property("letter") for b in self._boxes if _is_new(b, letter)), " "
+        )
+        for box in self._boxes:
+            if box.property("letter") == letter != " ":
+                box.blockSignals(True)
+                box.setCurrentText(before)
+                box.blockSignals(False)
+        for box in self._boxes:
+            box.setProperty("letter", box.currentText())
+        self.changed.emit()
 
 
-# -- parts ----------------------------------------------------------------------------
+class Message(QWidget):
+    """One sentence, and what lies behind it on demand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._label = note("", "message")
+        self._label.setMinimumHeight(0)
+        self._button = QToolButton()
+        self._button.setText("Details")
+        self._button.setCheckable(True)
+        self._button.setToolTip("What exactly happened, to be copied")
+        self._details = QPlainTextEdit()
+        self._details.setReadOnly(True)
+        self._details.setMaximumHeight(140)
+        row = QHBoxLayout()
+        row.addWidget(self._label, 1)
+        row.addWidget(self._button, 0, Qt.AlignmentFlag.AlignTop)
+        box = column(self)
+        box.addLayout(row)
+        box.addWidget(self._details)
+        self._button.toggled.connect(self._details.setVisible)
+        self.say("")
+
+    def say(self, text: str, details: str = "") -> None:
+        """Show a sentence; details stay behind a button."""
+        self._label.setText(text)
+        self._details.setPlainText(details)
+        self._button.setChecked(False)
+        self._button.setVisible(bool(details))
+        self._details.hide()
+        self.setVisible(bool(text))
 
 
-def note() -> QLabel:
-    """Return a label over the whole width that breaks its lines."""
-    label = QLabel()
+class Section(QWidget):
+    """A title, and what belongs to it; one that folds opens by a click."""
+
+    def __init__(self, title: str, *, folded: bool = False) -> None:
+        super().__init__()
+        self.content = QWidget()
+        self.box = column(self.content)
+        outer = column(self)
+        if folded:
+            button = QToolButton()
+            button.setText(title)
+            button.setCheckable(True)
+            button.setArrowType(Qt.ArrowType.RightArrow)
+            button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            button.setStyleSheet("QToolButton { border: none; font-weight: bold; }")
+            button.toggled.connect(self._fold)
+            self.button = button
+            outer.addWidget(button)
+            self.content.hide()
+        else:
+            label = QLabel(title)
+            label.setStyleSheet("font-weight: bold")
+            outer.addWidget(label)
+        outer.addWidget(self.content)
+
+    def _fold(self, opened: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow
+        self.button.setArrowType(arrow)
+        self.content.setVisible(opened)
+
+
+# -- pieces ---------------------------------------------------------------------------
+
+
+def column(widget: QWidget, spacing: int = 4) -> QVBoxLayout:
+    """Give a widget a column without margins."""
+    box = QVBoxLayout(widget)
+    box.setContentsMargins(0, 0, 0, 0)
+    box.setSpacing(spacing)
+    return box
+
+
+def note(text: str = "", name: str = "", *, indent: int = 0) -> QLabel:
+    """Return a label that breaks its lines; layers' names are no HTML."""
+    label = QLabel(text)
+    label.setObjectName(name)
+    label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
+    label.setContentsMargins(indent, 0, 0, 0)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    policy.setHeightForWidth(True)
+    label.setSizePolicy(policy)
     return label
 
 
-def narrow(box: Any) -> Any:
-    """Let a combo box be narrower than its longest text."""
-    box.native.setMinimumContentsLength(10)
-    policy = box.native.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-    box.native.setSizeAdjustPolicy(policy)
+def faint(label: QLabel) -> None:
+    """Let a text stand back in both themes."""
+    effect = QGraphicsOpacityEffect(label)
+    effect.setOpacity(0.7)
+    label.setGraphicsEffect(effect)
+
+
+def warning() -> QLabel:
+    """Return a note that stands out in both themes."""
+    label = note("", "warning")
+    label.setStyleSheet("border-left: 3px solid #e0a030; padding-left: 6px;")
+    return label
+
+
+def push(text: str, tooltip: str, action: Callable[..., object]) -> QPushButton:
+    """Return a button."""
+    button = QPushButton(text)
+    button.setToolTip(wrapped(tooltip))
+    button.clicked.connect(action)
+    return button
+
+
+def narrow(box: QComboBox) -> QComboBox:
+    """Let a list be narrower than its longest text."""
+    box.setMinimumContentsLength(8)
+    policy = box.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+    box.setSizeAdjustPolicy(policy)
     return box
 
 
@@ -280,59 +374,26 @@ def wrapped(text: str) -> str:
     return f"<qt>{text.replace('&', '&amp;').replace('<', '&lt;')}</qt>"
 
 
-def _model_choices() -> list[ModelChoice]:
-    """Return the named models, then those of the folder in the preferences."""
-    from napari_swin2sr.weights.catalog import list_models
-
-    choices = []
-    for info in list_models():
-        size = "" if info.n_bytes is None else f"{info.n_bytes / 1e6:.0f} MB, "
-        place = "on this machine" if info.downloaded else "downloaded on first use"
-        choices.append(
-            ModelChoice(
-                name=info.name,
-                label=f"{info.name}  ({_factor(info.upscale)})",
-                about=f"For {info.purpose}. {size}{info.license}, {place}.",
-                config=info.config,
-                n_parameters=info.n_parameters,
-            )
-        )
-    return choices + [_own_model(path) for path in own_models()]
+def _radio(text: str, tooltip: str, checked: bool) -> QRadioButton:
+    button = QRadioButton(text)
+    button.setToolTip(wrapped(tooltip))
+    button.setChecked(checked)
+    return button
 
 
-def _own_model(path: Path) -> ModelChoice:
-    config = None
-    if path.is_dir():
-        try:
-            config = Swin2SRConfig.from_pretrained(path)
-        except Exception:  # the list must open; choosing it tells what is wrong
-            config = None
-    factor = "" if config is None else f"  ({_factor(config.upscale)})"
-    about = f"Own model: {path}"
-    return ModelChoice(str(path), f"{path.name}{factor}", about, config)
+def _is_new(box: QComboBox, letter: str) -> bool:
+    return bool(box.currentText() == letter != box.property("letter"))
 
 
-def _factor(upscale: int) -> str:
-    return "same size" if upscale == 1 else f"x{upscale}"
+def _clear(layout: Any, group: QButtonGroup) -> None:
+    for button in group.buttons():
+        group.removeButton(button)
+    empty(layout)
 
 
-def _numbers(text: str) -> Any:
-    """Return (LOW, HIGH), or one such pair per channel."""
-    try:
-        words = text.replace(",", " ").replace(";", " ").split()
-        numbers = [float(word) for word in words]
-        pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    except ValueError:
-        pairs = ()
-    if not pairs:
-        raise OptionError(
-            f"value range: {text!r} is not LOW, HIGH (two numbers, or two per channel)"
-        )
-    return pairs[0] if len(pairs) == 1 else pairs
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text) if text.strip() else None
-    except ValueError:
-        raise OptionError(f"nodata: {text!r} is not a number") from None
+def empty(layout: Any) -> None:
+    """Delete what is in a layout."""
+    while (item := layout.takeAt(0)) is not None:
+        if item.widget() is not None:
+            item.widget().hide()
+            item.widget().deleteLater()

@@ -25,6 +25,7 @@ from napari_swin2sr.plugin.estimate import remember_speed
 from napari_swin2sr.plugin.layer_source import LayerSource, layer_source, spatial_image
 from napari_swin2sr.plugin.live.layer import add_live_layer
 from napari_swin2sr.plugin.placement import (
+    METADATA_KEY,
     free_name,
     layer_keywords,
     record,
@@ -32,7 +33,7 @@ from napari_swin2sr.plugin.placement import (
     visible_region,
 )
 from napari_swin2sr.plugin.readers import open_levels
-from napari_swin2sr.plugin.worker import Job, Report
+from napari_swin2sr.plugin.worker import Job, Report, State
 from napari_swin2sr.tiles.plan import plan_tiles
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ if TYPE_CHECKING:
 LIVE, REGION, MEMORY, DISK = "live", "region", "memory", "disk"
 
 MODES = (
-    ("Live layer: sharp where you look", LIVE),
-    ("Visible region now", REGION),
-    ("Whole image, in memory", MEMORY),
-    ("Whole image, to disk", DISK),
+    ("Live: sharp where you look", LIVE, "A layer that is computed as you move"),
+    ("Visible region", REGION, "What the canvas shows now, as a new layer"),
+    ("Whole image, in memory", MEMORY, "As a new layer"),
+    ("Whole image, to a file", DISK, "Tile by tile; goes on where it was stopped"),
 )
-"""(what people read, mode), the recommended one first."""
+"""(what people read, mode, more about it), the recommended one first."""
 
 VIEWER_TILE = 512
 """Core of a tile where nobody chose another [input px].
@@ -80,7 +81,7 @@ class Request:
     target: Path | None = None
     overwrite: bool = False
     shown: Callable[[Image], None] = lambda layer: None
-    refined: Callable[[str], None] = lambda text: None
+    refined: Callable[[State], None] = lambda state: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,8 @@ def _disk(request: Request, source: LayerSource) -> Job:
         from napari_swin2sr.files import upscale_image
 
         handle = find_model(options, report, cancel)
+        report("loading the network; the first time, it is timed on this machine")
+        handle.load()
         upscale_image(
             image,
             target,
@@ -183,7 +186,20 @@ def _disk(request: Request, source: LayerSource) -> Job:
         report(f"opening {target.name}")
         return _Result(handle, open_levels(target, axes), {"file": str(target)})
 
-    return Job(request.layer.name, work, _adding(request, source, "upscaled"))
+    add = _adding(request, source, "upscaled")
+
+    def done(result: _Result) -> None:
+        for layer in request.viewer.layers:
+            made = layer.metadata.get(METADATA_KEY, {}).get("run", {})
+            if made.get("file") == str(target):
+                if not request.overwrite:  # it was finished, and is open already
+                    request.viewer.layers.selection.active = layer
+                    return
+                request.viewer.layers.remove(layer)
+                break
+        add(result)
+
+    return Job(request.layer.name, work, done)
 
 
 def _prepared(options: UpscaleOptions) -> UpscaleOptions:
@@ -250,7 +266,7 @@ def plan(
     handle = find_model(options, report, cancel)
     report("choosing the value range")
     lazy = prepare(image, options)
-    report("loading the network")
+    report("loading the network; the first time, it is timed on this machine")
     handle.load()
     return lazy
 

@@ -11,7 +11,6 @@ bars turn the event loop, which would deliver the next call inside the one befor
 
 from __future__ import annotations
 
-import atexit
 import functools
 import logging
 import threading
@@ -143,7 +142,7 @@ class Run:
     def cancel(self) -> None:
         """Ask the run to end; it does so after the tile that it is at."""
         self._cancelled.set()
-        self.state = State("Ends after this tile ...")
+        self.state = State("Cancelling...", self.state.done, self.state.total)
         self.changed(self.state)
 
     def is_set(self) -> bool:
@@ -157,6 +156,8 @@ class Run:
             self._latest.append(State(event))
         elif isinstance(event, RunStarted):
             text = f"{job.title}: {_STAGES.get(event.stage, event.stage)}"
+            if event.done:
+                text += f", going on after {event.done} of {event.total} tiles"
             self._latest.append(State(text, event.done, event.total))
         elif isinstance(event, TileDone):
             text = _progress_text(job, event)
@@ -226,31 +227,12 @@ def _progress_text(job: Job, event: TileDone) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: 0:07, 12:30, 3 h 05 min, 4 d 2 h."""
+    """Return a time as people say it: 7 s, 12 min 30 s, 3 h 05 min, 4 d 2 h."""
     whole = round(seconds)
+    if whole < 60:
+        return f"{max(whole, 1)} s"
     if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d}"
+        return f"{whole // 60} min {whole % 60:02d} s"
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-@functools.cache
-def warm_up() -> threading.Thread:
-    """Import PyTorch and load the embedded model, once, while a person still chooses.
-
-    An interpreter must not leave in the middle of an import: it waits for the end.
-    """
-    thread = threading.Thread(target=_load, name="napari-swin2sr warm-up", daemon=True)
-    thread.start()
-    atexit.register(thread.join, 60)
-    return thread
-
-
-def _load() -> None:
-    try:
-        from napari_swin2sr.engine.upscaler import load_model
-
-        load_model("default")
-    except Exception:  # the run itself will say what is wrong
-        logger.debug("warm-up failed", exc_info=True)

@@ -28,6 +28,7 @@ from napari_swin2sr.plugin.placement import (
     show_result,
 )
 from napari_swin2sr.plugin.settings import current_settings, tile_cache
+from napari_swin2sr.plugin.worker import State
 from napari_swin2sr.tiles.plan import plan_tiles
 
 if TYPE_CHECKING:
@@ -51,10 +52,8 @@ class LiveLayer:
     `failed` only. `refined` is told in words how much of the view is sharp.
     """
 
-    def __init__(
-        self, viewer: ViewerModel, name: str, refined: Callable[[str], None]
-    ) -> None:
-        self.viewer, self.name, self.refined = viewer, name, refined
+    def __init__(self, viewer: ViewerModel, refined: Callable[[State], None]) -> None:
+        self.viewer, self.refined = viewer, refined
         self.layer: Image | None = None
         self.pyramid: Pyramid | None = None
         self._told = False
@@ -66,6 +65,7 @@ class LiveLayer:
         """Watch over a layer until it is removed."""
         self.layer, self.pyramid = layer, pyramid
         layer.events.visible.connect(self.show_soon)
+        self.viewer.dims.events.ndisplay.connect(self.show_soon)
         self.viewer.layers.events.removed.connect(self._on_removed)
         _ALIVE.add(self)
 
@@ -75,6 +75,7 @@ class LiveLayer:
             return
         self._refresh_soon.cancel()
         self.layer.events.visible.disconnect(self.show_soon)
+        self.viewer.dims.events.ndisplay.disconnect(self.show_soon)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.pyramid.close()
         self.layer = None
@@ -94,16 +95,26 @@ class LiveLayer:
         self.pyramid.drop_stale(self.layer.data_level)
         done = self.pyramid.idle
         self.layer.refresh(thumbnail=done, extent=False, highlight=False)
-        self.refined(f"{self.name}: {self._state()}")
+        self.refined(self._state())
 
-    def _state(self) -> str:
+    def _state(self) -> State:
         """Say how much of the view is sharp."""
         assert self.layer is not None
         assert self.pyramid is not None
+        name = self.layer.name
+        if self.viewer.dims.ndisplay == 3:
+            return State(
+                f"{name}: 3-D shows the original; choose the whole image, in memory, "
+                "to see it sharp"
+            )
         if self.layer.data_level > 0:
-            return "the original; zoom in to sharpen"
+            return State(f"{name}: shows the original; zoom in to sharpen it")
         sharp, total = self.pyramid.arrays[0].progress
-        return "sharp" if sharp == total else f"{sharp} of {total} tiles in view sharp"
+        if sharp == total:
+            return State(f"{name}: all you see is sharp", total, total)
+        return State(
+            f"{name}: {sharp} of {total} visible tiles are sharp", sharp, total
+        )
 
     @ensure_main_thread
     def arrived(self) -> None:
@@ -113,12 +124,12 @@ class LiveLayer:
     @ensure_main_thread
     def failed(self, error: Exception) -> None:
         """Show the first error, from any thread; log the others."""
-        logger.error("live layer %s: %s", self.name, error, exc_info=error)
+        name = "the live layer" if self.layer is None else self.layer.name
+        logger.error("live layer %s: %s", name, error, exc_info=error)
         if not self._told:
             self._told = True
             show_warning(
-                f"{self.name} shows interpolated pixels where the model failed: "
-                f"{type(error).__name__}: {error}"
+                f"{name} shows interpolated pixels where the model failed: {error}"
             )
 
     def _on_removed(self, event: Any) -> None:
@@ -136,7 +147,7 @@ def add_live_layer(
     layer: Image,
     options: UpscaleOptions,
     handle: ModelHandle,
-    refined: Callable[[str], None] = lambda text: None,
+    refined: Callable[[State], None] = lambda state: None,
 ) -> Image:
     """Add a layer that is super-resolved where one looks, and return it.
 
@@ -183,7 +194,7 @@ def add_live_layer(
         lambda: _lazy(image, options, pyramid, source),
     )
     name = free_name([other.name for other in viewer.layers], f"{layer.name} live")
-    controller = LiveLayer(viewer, name, refined)
+    controller = LiveLayer(viewer, refined)
     pyramid = Pyramid(
         source,
         finest,
