@@ -159,3 +159,9 @@ def test_targets_that_cannot_be(tmp_path):
         kind_of_target("s3://b/a.tif")
     with pytest.raises(OutputError, match="its own source"):
         check_place("s3://b/a.zarr", "s3://b/a.zarr/")
+
+
+def test_a_vrt_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "a.vrt").write_text('<VRTDataset rasterXSize="3" rasterYSize="3"/>')
+    with pytest.raises(FileError, match=r"gdal_translate a\.vrt a\.tif"):
+        open_image(tmp_path / "a.vrt")

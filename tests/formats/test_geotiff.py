@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import sys
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import tifffile
 from helpers import stand_in
 from helpers.io_images import noise, smooth
 from napari_swin2sr import upscale, upscale_file
-from napari_swin2sr.errors import FileError, OutputError
+from napari_swin2sr.errors import FileError, MissingDependencyError, OutputError
 from napari_swin2sr.formats import open_image
 from napari_swin2sr.runs import job as work
 
@@ -580,3 +581,14 @@ def test_what_lies_beside_an_image_is_named(tmp_path, kind, caplog):
         assert not caplog.text
     else:
         assert said[kind] in caplog.text
+
+
+def test_a_cog_without_gdal_is_refused_before_the_first_tile(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", noise((20, 20)))
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    events = []
+    with pytest.raises(MissingDependencyError, match=r"napari-swin2sr\[geo\]"):
+        upscale_file(
+            tmp_path / "a.tif", tmp_path / "b.tif", cog=True, progress=events.append
+        )
+    assert events == []

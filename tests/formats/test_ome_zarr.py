@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -504,3 +505,37 @@ def test_metadata_of_another_number_of_axes(tmp_path, version, axes, scale, matc
     )  # fmt: skip
     with pytest.raises(FileError, match=match):
         open_image(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_store_in_a_zip(tmp_path, zarr_format):
+    pixels = noise((40, 50))
+    array = zarr.create_array(
+        tmp_path / "a", data=pixels, chunks=(16, 16), zarr_format=zarr_format
+    )
+    array.attrs["_ARRAY_DIMENSIONS"] = ["y", "x"]
+    shutil.make_archive(str(tmp_path / "a.zarr"), "zip", tmp_path / "a")
+    image = open_image(tmp_path / "a.zarr.zip")
+    np.testing.assert_array_equal(image.data[3:30, ::7], pixels[3:30, ::7])
+    assert image.axes == "YX"
+    again = pickle.loads(pickle.dumps(image.data))
+    np.testing.assert_array_equal(again[...], pixels)
+
+
+def test_a_zip_that_is_no_store(tmp_path):
+    (tmp_path / "a.zarr.zip").write_bytes(b"PK\3\4" + bytes(50))
+    with pytest.raises(FileError, match=r"a\.zarr\.zip: not a Zarr image"):
+        open_image(tmp_path / "a.zarr.zip")
+
+
+def test_a_chunk_that_is_larger_than_declared(tmp_path):
+    array = zarr.create_array(
+        tmp_path / "a.zarr",
+        data=noise((40, 50), "uint8"),
+        chunks=(16, 16),
+        compressors=[zarr.codecs.GzipCodec()],
+    )
+    assert array.shape == (40, 50)
+    (tmp_path / "a.zarr" / "c" / "0" / "0").write_bytes(gzip.compress(bytes(10**6)))
+    with pytest.raises(FileError, match=r"a\.zarr: .*cannot reshape"):
+        open_image(tmp_path / "a.zarr")

@@ -299,3 +299,55 @@ def test_interlaced_pngs_are_read(tmp_path, size):
     with Image.open(tmp_path / "in.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), pixels)
     np.testing.assert_array_equal(open_image(tmp_path / "in.png").data, pixels)
+
+
+JPEGS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "progressive restarts": {"progressive": True, "restart_marker_blocks": 3},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_jpeg_with_fewer_rows_than_it_declares(tmp_path, kind, mode):
+    path = tmp_path / "a.jpg"
+    shape = (45, 61) if mode == "L" else (45, 61, 3)
+    Image.fromarray(noise(shape, "uint8")).save(path, **JPEGS[kind])
+    assert open_image(path).shape == shape
+    data = bytearray(path.read_bytes())
+    (start,) = (data.find(b"\xff" + kind) for kind in (b"\xc0", b"\xc2") if
+                data.find(b"\xff" + kind) > 0)  # fmt: skip
+    data[start + 5 : start + 7] = (200).to_bytes(2, "big")
+    path.write_bytes(data)
+    assert np.asarray(Image.open(path)).shape[0] == 200  # Pillow says nothing
+    with pytest.raises(FileError, match=r"a\.jpg.*fewer rows than it declares"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("kind", ["gif", "bmp", "webp"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_other_pictures(tmp_path, kind, mode):
+    pixels = (
+        smooth((40, 50, 3), "uint8") if mode == "RGB" else smooth((40, 50), "uint8")
+    )
+    picture = Image.fromarray(pixels)
+    if mode == "P":
+        picture = picture.convert("RGB").quantize(16)
+    path = tmp_path / f"a.{kind}"
+    picture.save(path, **({"lossless": True} if kind == "webp" else {}))
+    with Image.open(path) as judge:
+        expected = np.asarray(judge.convert("RGB"))
+    read = open_image(path).data
+    read = np.repeat(read[..., None], 3, -1) if read.ndim == 2 else read[..., :3]
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_animations_are_refused(tmp_path, kind):
+    frames = [Image.fromarray(noise((20, 20), "uint8", seed)) for seed in range(3)]
+    path = tmp_path / f"a.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with pytest.raises(FileError, match="an animation of 3 pictures"):
+        open_image(path)

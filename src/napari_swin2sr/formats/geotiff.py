@@ -143,6 +143,17 @@ def open_raster(location: Location, *, series: int = 0, level: int = 0) -> Spati
     return image
 
 
+def check_cloud_optimized(target: Path) -> None:
+    """Refuse what only GDAL can write, before it is computed, if it is not there."""
+    rasterio = _rasterio(target)
+    with rasterio.Env() as env:
+        if "COG" not in env.drivers():
+            raise OutputError(
+                f"{target}: GDAL {rasterio.__gdal_version__} cannot write Cloud "
+                "Optimized GeoTIFFs; 3.1 and later can"
+            )
+
+
 def as_cloud_optimized(source: Path, target: Path) -> None:
     """Turn a GeoTIFF into a Cloud Optimized GeoTIFF."""
     rasterio = _rasterio(target)

@@ -50,8 +50,12 @@ def open_zarr(location: Location, *, series: int = 0, level: int = 0) -> Spatial
         node, location = _find_image(open_zarr_node(place), location, series)
         if hasattr(node, "dtype"):
             axes = _named_axes(node)
-            return SpatialImage(data=node, axes=axes, source=str(location))
-        return _multiscale(node, location, level)
+            image = SpatialImage(data=node, axes=axes, source=str(location))
+        else:
+            image = _multiscale(node, location, level)
+        if not location.is_url and math.prod(image.data.chunks) <= _MOST_BYTES:
+            image.data[(slice(0, 1),) * image.data.ndim]  # can it be decoded?
+        return image
     except (FileError, InputError, MissingDependencyError):
         raise
     except Exception as error:

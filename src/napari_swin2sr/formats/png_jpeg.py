@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from napari_swin2sr.formats.color import (
     gray_alpha_to_rgba,
     profile_for,
 )
-from napari_swin2sr.formats.detect import PNG_MAGIC
+from napari_swin2sr.formats.detect import JPEG_MAGIC, PNG_MAGIC
 from napari_swin2sr.formats.geo_tags import read_world_file
 from napari_swin2sr.formats.picture_tags import (
     PictureTags,
@@ -50,7 +51,7 @@ _JPEG_QUALITY = 95
 
 
 def open_picture(path: Path) -> SpatialImage:
-    """Read a PNG or JPEG; the only formats that are not read lazily.
+    """Read a PNG, JPEG, GIF, BMP or WebP, which are not read lazily.
 
     Color tables, CMYK and the like become RGB; an image that the camera marked as
     turned is turned. 16-bit color PNG needs imagecodecs.
@@ -64,8 +65,16 @@ def open_picture(path: Path) -> SpatialImage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
+                frames = getattr(picture, "n_frames", 1)
+                if frames > 1 and picture.format != "MPO":  # a photo and its previews
+                    raise FileError(
+                        f"{path}: an animation of {frames} pictures. Save the one you "
+                        "want, or all as a TIFF stack"
+                    )
                 if kind is not None:
                     _check_rows(path, *picture.size, depth * _PNG_SAMPLES.get(kind, 1))
+                elif head.startswith(JPEG_MAGIC):
+                    _check_jpeg(path)
                 if depth == 16 and kind in (_PNG_RGB, _PNG_GRAY_ALPHA, _PNG_RGBA):
                     pixels = _read_deep_png(path)
                 else:
@@ -109,6 +118,42 @@ def _check_rows(path: Path, width: int, height: int, bits: int) -> None:
         at += 12 + length
     if n_bytes < needed:
         raise ValueError(f"its rows have {n_bytes} of {needed} bytes")
+
+
+def _check_jpeg(path: Path) -> None:
+    """Refuse a JPEG with fewer rows than it declares, which Pillow makes gray.
+
+    Noise is put behind the first scan, which has the mean of each block: it shows only
+    where pixels are missing. Both are decoded at an eighth of the size.
+    """
+    from PIL import Image
+
+    data = path.read_bytes()
+    end = _end_of_scan(data)
+    noise = np.random.default_rng(0).integers(1, 255, (64, 256), np.uint8)
+    restarts = [bytes((0xFF, 0xD0 + k % 8)) for k in range(64)]
+    has_restarts = b"\xff\xdd\x00\x04" in data[:end]
+    filled = b"".join(
+        (restart if has_restarts else b"") + part.tobytes()
+        for restart, part in zip(restarts, noise, strict=True)
+    )
+    shown = []
+    for content in (data, data[:end] + filled + data[end:]):
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.draft(None, (1, 1))
+            shown.append(np.asarray(picture))
+    if not np.array_equal(*shown):
+        raise ValueError("it has fewer rows than it declares")
+
+
+def _end_of_scan(data: bytes) -> int:
+    """Return where the first coded pixels of a JPEG end: at the next marker."""
+    at = 2
+    while data[at + 1 : at + 2] not in (b"\xda", b""):
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    ends = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+    found = ends.search(data, at + 2)
+    return found.start() if found else len(data)
 
 
 def write_picture(image: SpatialImage, path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_swin2sr.errors import OutputError, TilesFailedError
 from napari_swin2sr.formats.detect import Kind, Location
+from napari_swin2sr.formats.geotiff import check_cloud_optimized
 from napari_swin2sr.formats.ome_zarr import (
     ZARR_FORMAT,
     georeference,
@@ -163,6 +164,8 @@ class Job:
             check_picture(lazy.axes, lazy.shape, lazy.dtype, self.target.path)
         elif self.kind is Kind.TIFF:
             check_tiff(self.image, self.target.path)
+            if self.cog:
+                check_cloud_optimized(self.target.path)
         elif 0 in self.lazy.shape:
             raise OutputError(f"{self.target}: an empty image, {self.lazy.shape}")
         else:
