@@ -35,6 +35,7 @@ TORCH_AT_HOME = (
     "engine.cpu",
     "engine.cuda",
     "engine.upscaler",
+    "export.",
     "model.error_head",
     "model.heads",
     "model.processor",

@@ -13,6 +13,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from napari_swin2sr import errors as errors
     from napari_swin2sr.engine.upscaler import load_model as load_model
+    from napari_swin2sr.export.write import export_model as export_model
     from napari_swin2sr.files import upscale_file as upscale_file
     from napari_swin2sr.files import verify_file as verify_file
     from napari_swin2sr.options import UpscaleOptions as UpscaleOptions
@@ -28,6 +29,7 @@ _load, _names, __all__ = lazy_loader.attach(
     submodules=["errors"],
     submod_attrs={
         "engine.upscaler": ["load_model"],
+        "export.write": ["export_model"],
         "files": ["upscale_file", "verify_file"],
         "options": ["UpscaleOptions"],
         "trust.consistency": ["consistency"],

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from napari_swin2sr.cli import demo, evaluate, info, inspect, train, upscale
+from napari_swin2sr.cli import demo, evaluate, export, info, inspect, train, upscale
 from napari_swin2sr.cli.console import (
     EXIT_CODES,
     EXIT_FAILURE,
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_parser(commands)
     train.add_parser(commands)
     evaluate.add_parser(commands)
+    export.add_parser(commands)
     for command in commands.choices.values():
         command.add_argument(
             "--debug", action="store_true", help="show a traceback when something fails"
