@@ -50,6 +50,7 @@ lint: $(VENV)/.installed-dev  ## style, spelling, types, docstrings, layers, man
 	$(BIN)/ruff format --check .
 	$(BIN)/typos
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/lint-imports
 	$(BIN)/numpydoc lint $(SOURCES)
 	$(BIN)/validate-pyproject pyproject.toml

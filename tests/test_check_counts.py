@@ -17,6 +17,8 @@ def check(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location(
         "check_counts", ROOT / ".ci" / "check_counts.py"
     )
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (tmp_path / "tests" / "io").mkdir(parents=True)

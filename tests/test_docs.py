@@ -125,6 +125,8 @@ ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
 def test_the_tree_and_the_layers_are_those_of_the_package():
     script = ROOT / "docs/make_tree.py"
     spec = importlib.util.spec_from_file_location("make_tree", script)
+    assert spec is not None
+    assert spec.loader is not None
     make_tree = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_tree)
     files = make_tree.PACKAGE.rglob("*.py")

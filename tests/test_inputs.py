@@ -92,6 +92,7 @@ def test_accepted(row: Row, model: str, tmp_path: Path) -> None:
 
 def compare(row: Row, result: np.ndarray) -> None:
     """Compare with one pass over the whole plane, in the same value range."""
+    assert row.plain is not None
     plain = row.plain()
     scaled = tuple(
         2 * n if axis in "YX" else n
@@ -165,7 +166,9 @@ def test_masked_pixels_stay_masked_and_the_rest_is_finite(model: str) -> None:
     assert 0 < values.mask.sum() < 100
     result = upscaled(values, model)
     assert isinstance(result, np.ma.MaskedArray)
-    np.testing.assert_array_equal(np.ma.getmaskarray(result), blocks(values.mask))
+    np.testing.assert_array_equal(
+        np.ma.getmaskarray(result), blocks(np.ma.getmaskarray(values))
+    )
     assert np.isfinite(result.compressed()).all()
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ FUNCTIONS = {
     "shutil": {"rmtree", "move"},
 }
 METHODS = {"unlink", "rename", "rmdir", "rmtree", "delete", "delete_dir"}
-OPTIONS = {"tile": 32, "value_range": (0.0, 65535.0)}
+OPTIONS: dict[str, Any] = {"tile": 32, "value_range": (0.0, 65535.0)}
 RANDOM = "0123456789abcdef" * 2
 
 
@@ -48,7 +49,8 @@ def dangerous(tree: ast.AST) -> list[int]:
     lines = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (
-            {alias.name for alias in node.names} & FUNCTIONS.get(node.module, set())
+            {alias.name for alias in node.names}
+            & FUNCTIONS.get(node.module or "", set())
         ):
             lines.append(node.lineno)
         if not isinstance(node, ast.Call):
@@ -129,7 +131,7 @@ def plate(folder: Path) -> Path:
     return folder
 
 
-def other_image(folder: Path, path: str = "s0", zarr_format: int = 3) -> Path:
+def other_image(folder: Path, path: str = "s0", zarr_format: Literal[2, 3] = 3) -> Path:
     """An OME-Zarr image that another program has made."""
     group = zarr.create_group(folder, zarr_format=zarr_format)
     group.create_array(path, data=noise((40, 40)), chunks=(16, 16))

@@ -447,7 +447,7 @@ def test_provenance_can_be_written_as_json(image: np.ndarray, model: str) -> Non
 )
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_memory_maps_and_their_views_pickle(
-    view: Any, order: str, tmp_path: Path
+    view: Any, order: Any, tmp_path: Path
 ) -> None:
     values = pixels(24, 40).astype(">u2")
     path = tmp_path / "raw.bin"

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_an_odd_order_of_axes_is_put_right(tmp_path, in_store, suffix):
 
 def test_samples_of_several_channels_become_channels(tmp_path):
     pixels = noise((2, 24, 40, 3), "uint8")
-    array = zarr.create_array(
+    array: Any = zarr.create_array(
         tmp_path / "in.zarr", data=pixels, dimension_names=list("cyxs")
     )
     upscale_file(tmp_path / "in.zarr", tmp_path / "out.ome.zarr", tile=16)
@@ -185,7 +186,8 @@ def test_provenance_is_recorded(tmp_path):
     assert record["tile"] == 32
     assert record["pixel_overhead"] > 1
     assert record["value_range"] == [{"low": 0.0, "high": 65535.0, "top": 1.0}]
-    assert set(record["versions"]) == {"python", "numpy", "tifffile", "torch", "zarr"}
+    versions: Any = record["versions"]
+    assert set(versions) == {"python", "numpy", "tifffile", "torch", "zarr"}
     upscale_file(source, tmp_path / "out.tif", tile=32, value_range=RANGE)
     with tifffile.TiffFile(tmp_path / "out.tif") as tif:
         text = tif.pages.first.tags["Software"].value
@@ -200,7 +202,7 @@ def test_events_tell_every_stage(tmp_path, monkeypatch, in_store):
 
     monkeypatch.setattr(blocks, "SMALLEST_LEVEL", 100)
     source = tiff(tmp_path / "in.tif", noise((90, 90)), "YX")
-    events = []
+    events: list[Any] = []
     upscale_file(source, tmp_path / "out.tif", tile=24, progress=events.append)
     stages = [e.stage for e in events if isinstance(e, RunStarted)]
     assert stages == ["tiles", "pyramid", "export"]
@@ -304,7 +306,8 @@ class StopAfter:
     """A progress callback and token that cancels after so many tiles."""
 
     def __init__(self, n: int, stage: str = "tiles") -> None:
-        self.n, self.stage, self.events = n, stage, []
+        self.n, self.stage = n, stage
+        self.events: list[Any] = []
         self.event = threading.Event()
 
     def __call__(self, event) -> None:
@@ -330,14 +333,14 @@ def test_a_cancelled_run_goes_on(tmp_path, monkeypatch, in_store, suffix, stage)
     source = tiff(tmp_path / "in.tif", pixels, "YX")
     target = tmp_path / f"out{suffix}"
     stop = StopAfter(3, stage)
-    options = {"tile": 32, "value_range": RANGE, "workers": 1}
+    options: dict[str, Any] = {"tile": 32, "value_range": RANGE, "workers": 1}
     with pytest.raises(Cancelled, match=r"goes on from there|exported"):
         upscale_file(source, target, progress=stop, cancel=stop, **options)
     if target.exists():
         assert target.suffix == ".zarr"
         with pytest.raises(Swin2SRError, match="not finished"):
             open_image(target)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **options)
     start = next(e for e in events if isinstance(e, RunStarted) and e.stage == "tiles")
     first = [e for e in stop.events if isinstance(e, TileDone) and e.stage == "tiles"]
@@ -352,7 +355,7 @@ def test_a_finished_result_costs_nothing(tmp_path, monkeypatch, in_store, suffix
     target = tmp_path / f"out{suffix}"
     upscale_file(source, target, tile=32)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    events = []
+    events: list[Any] = []
     monkeypatch.setattr(stand_in.StandIn, "__call__", None)
     assert upscale_file(source, target, tile=32, progress=events.append) == target
     assert [type(e) for e in events] == [RunStarted, RunFinished]
@@ -379,7 +382,7 @@ def test_other_options_do_not_go_on(tmp_path, in_store, suffix, change, named):
     source = tiff(tmp_path / "in.tif", noise((100, 100)), "YX")
     target = tmp_path / f"out{suffix}"
     stop = StopAfter(2)
-    options = {"tile": 32, "value_range": RANGE, "workers": 1}
+    options: dict[str, Any] = {"tile": 32, "value_range": RANGE, "workers": 1}
     with pytest.raises(Cancelled):
         upscale_file(source, target, progress=stop, cancel=stop, **options)
     with pytest.raises(OutputError, match="different run") as caught:
@@ -407,7 +410,7 @@ def test_overwrite_replaces_only_after_success(tmp_path, in_store, suffix):
     first, second = noise((100, 100)), noise((100, 100), seed=1)
     source = tiff(tmp_path / "in.tif", first, "YX")
     target = tmp_path / f"out{suffix}"
-    options = {"tile": 32, "value_range": RANGE, "workers": 1}
+    options: dict[str, Any] = {"tile": 32, "value_range": RANGE, "workers": 1}
     upscale_file(source, target, **options)
     tiff(source, second, "YX")
     with pytest.raises(OutputError, match=r"other settings.*source"):
@@ -418,7 +421,7 @@ def test_overwrite_replaces_only_after_success(tmp_path, in_store, suffix):
             source, target, progress=stop, cancel=stop, overwrite=True, **options
         )
     close(np.asarray(open_image(target).data[...]), expected(first))
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, overwrite=True, progress=events.append, **options)
     assert events[0].done >= 2 or events[0].stage == "check"
     close(np.asarray(open_image(target).data[...]), expected(second))
@@ -438,7 +441,7 @@ def test_a_replacement_killed_between_its_renames_is_put_right(tmp_path):
             shutil.copytree(target, aside / "old")
         else:
             target.rename(aside / "old")
-        events = []
+        events: list[Any] = []
         upscale_file(source, target, tile=32, progress=events.append)
         assert events[0].done == events[0].total
         assert sorted(p.name for p in tmp_path.iterdir()) == ["in.tif", "out.ome.zarr"]
@@ -453,7 +456,7 @@ def test_moved_source_and_target_still_belong_together(tmp_path, in_store):
             source, tmp_path / "a/out.tif", progress=stop, cancel=stop, tile=32
         )
     (tmp_path / "a").rename(tmp_path / "b")
-    events = []
+    events: list[Any] = []
     upscale_file(
         tmp_path / "b/in.tif", tmp_path / "b/out.tif", progress=events.append, tile=32
     )
@@ -470,7 +473,7 @@ def test_parts_make_the_same_file(tmp_path, in_store, suffix, order):
     pixels = noise((2, 100, 100))
     source = tiff(tmp_path / "in.tif", pixels, "CYX")
     target = tmp_path / f"out{suffix}"
-    options = {"tile": 32, "value_range": RANGE}
+    options: dict[str, Any] = {"tile": 32, "value_range": RANGE}
     for i in order[:-1]:
         upscale_file(source, target, part=(i, 3), **options)
         with pytest.raises(Swin2SRError, match=r"not finished|no such"):
@@ -523,7 +526,11 @@ def test_a_flipped_bit_is_found_and_repaired(tmp_path, monkeypatch, ome_version)
     pixels = noise((100, 100))
     source = tiff(tmp_path / "in.tif", pixels, "YX")
     target = tmp_path / "out.ome.zarr"
-    options = {"tile": 32, "value_range": RANGE, "ome_version": ome_version}
+    options: dict[str, Any] = {
+        "tile": 32,
+        "value_range": RANGE,
+        "ome_version": ome_version,
+    }
     upscale_file(source, target, **options)
     assert verify_file(target) == {}
     head = "c/" if ome_version == "0.5" else ""
@@ -553,13 +560,13 @@ def test_a_url_in_and_out(tmp_path):
     pixels = noise((100, 100))
     source = tiff(tmp_path / "in.tif", pixels, "YX")
     first, second = "memory://nsr/first.ome.zarr", "memory://nsr/second.ome.zarr"
-    options = {"tile": 32, "value_range": RANGE}
+    options: dict[str, Any] = {"tile": 32, "value_range": RANGE}
     assert upscale_file(source, first, **options) == first
     close(open_image(first).data[:], expected(pixels))
     upscale_file(first, second, **options)
     assert open_image(second).shape == (400, 400)
     assert verify_file(second) == {}
-    events = []
+    events: list[Any] = []
     upscale_file(source, first, progress=events.append, **options)
     assert events[0].done == events[0].total == 16
     with pytest.raises(OutputError, match="cannot be replaced in one go"):
@@ -570,7 +577,8 @@ def test_a_url_in_and_out(tmp_path):
 
 def test_an_unfinished_url_goes_on(tmp_path):
     source = tiff(tmp_path / "in.tif", noise((100, 100)), "YX")
-    target, stop, events = "memory://nsr/third.ome.zarr", StopAfter(2), []
+    target, stop = "memory://nsr/third.ome.zarr", StopAfter(2)
+    events: list[Any] = []
     with pytest.raises(Cancelled):
         upscale_file(source, target, progress=stop, cancel=stop, tile=32, workers=1)
     upscale_file(source, target, progress=events.append, tile=32)

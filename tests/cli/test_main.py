@@ -15,6 +15,7 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,8 +44,10 @@ def calls(monkeypatch):
     class Calls(list):
         behave = staticmethod(lambda **_: None)
 
+        def __init__(self):
+            self.models: list[Any] = []
+
     recorded = Calls()
-    recorded.models = []
 
     def resolve_model(name, *, progress=None):
         recorded.models.append((name, progress))
@@ -171,6 +174,7 @@ def test_flag_reaches_the_function(calls, flags, name, value):
     ],
 )
 def test_wrong_usage_is_refused_before_anything_runs(calls, capsys, flags, words):
+    code: Any
     try:
         code = cli.main(["upscale", "in.tif", "out.tif", *flags.split()])
     except SystemExit as exit_:  # what argparse itself refuses

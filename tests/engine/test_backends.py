@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -203,7 +204,12 @@ def test_it_holds_for_these_kernels(net, choices, measured, monkeypatch):
 def test_it_holds_for_this_shape(choices, measured):
     calls = measured(PyTorch=1.0)
     for changes in ({}, {"depths": (1,)}, {"mlp_ratio": 3.0}, {"embed_dim": 16}):
-        values = {"embed_dim": 12, "depths": (2,), "num_heads": (2,), **changes}
+        values: dict[str, Any] = {
+            "embed_dim": 12,
+            "depths": (2,),
+            "num_heads": (2,),
+            **changes,
+        }
         config = Swin2SRConfig(**values, upsampler="pixelshuffledirect")
         net = Swin2SRForImageSuperResolution(config).eval()
         prepare_cpu(net, "fp32")

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -217,7 +218,7 @@ def test_many_callers_share_one_forward():
     forward = native(tiny())
     inputs = [torch.rand(1, 3, 16, 8 * (1 + i)) for i in range(4)]
     expected = [forward(x) for x in inputs]
-    results = [None] * 4
+    results: list[Any] = [None] * 4
 
     def work(i):
         results[i] = forward(inputs[i])
@@ -341,7 +342,7 @@ def test_spoiled_kernels_are_compiled_again(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "napari-swin2sr"
     folder.mkdir(mode=0o700)
-    command = [cpu_native.find_compiler(), *cpu_native.FLAGS]
+    command = [cpu_native.find_compiler() or "", *cpu_native.FLAGS]
     made = cpu_native._compiled(command, b"1", folder)
     good, inode = made.read_bytes(), made.stat().st_ino
     assert cpu_native._compiled(command, b"1", folder).stat().st_ino == inode
@@ -562,7 +563,8 @@ def test_the_kernels_of_another_processor(
     command = [compiler, *flags, "-static", driver, "-lm", "-o", program]
     subprocess.run(command, check=True, capture_output=True)
     net = tiny(**values)
-    forward = NativeForward(net, {"fp32": Emulated(emulator, program)}, "fp32")
+    library: Any = Emulated(emulator, program)
+    forward = NativeForward(net, {"fp32": library}, "fp32")
     x = torch.rand(1, net.config.num_channels, 16, 24)
     with torch.inference_mode():
         assert_close(forward(x), net.upscale_tile(x), 4e-6)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def network(**shape: object) -> Swin2SRForImageSuperResolution:
     with torch.no_grad():
         for p in net.parameters():
             noise = torch.randn(p.shape, generator=generator)
-            p += 0.1 * noise / max(p.shape[-1], 1) ** 0.5
+            p.add_(0.1 * noise / max(p.shape[-1], 1) ** 0.5)
     return net
 
 
@@ -136,7 +137,7 @@ def test_16_bits_are_near_float32(
 def test_kernels_and_operations_round_alike() -> None:
     """The same packed weights in 16 bits, product by product: only sums differ."""
     net = network(**SHAPES["classical"]).to(DEVICE)
-    layer = net.swin2sr.encoder.stages[0].layers[1]  # shifted
+    layer: Any = net.swin2sr.encoder.stages[0].layers[1]  # shifted
     x = torch.randn(1, 16, 16, 180, device=DEVICE)
     for half in (torch.float16, torch.bfloat16):
         ours, plain = (

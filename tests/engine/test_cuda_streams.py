@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ class Event:
 class Lazy(Tensor):
     """A tensor on the device: filled when its stream gets there."""
 
-    def record_stream(self, stream: Stream) -> None:
+    def record_stream(self, stream: Any) -> None:
         KNOWN_TO.setdefault(self.data_ptr(), set()).add(stream)
 
     def to(self, *args: object, **kwargs: object) -> Tensor:
@@ -90,7 +91,7 @@ def fill(target: Tensor, source: Tensor) -> Tensor:
     return target
 
 
-def on_device(run: Callable[[Tensor], Tensor], upscale: int = 2) -> object:
+def on_device(run: Callable[[Tensor], Tensor], upscale: int = 2) -> Any:
     """Make a forward that is put on the current stream, like kernels."""
 
     def forward(x: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ def test_the_allocator_knows_every_stream(fake_cuda: None) -> None:
     """Memory of a stream is not given away while another stream still uses it."""
     seen: list[Lazy] = []
 
-    def forward(x: Lazy) -> Tensor:
+    def forward(x: Tensor, *_: object, **__: object) -> Tensor:
         y = on_device(double)(x)  # type: ignore[operator]
         seen.extend([x, y])
         return y
@@ -172,7 +173,7 @@ def test_another_tile_is_enqueued_while_the_first_one_runs(fake_cuda: None) -> N
         assert may_end.wait(60)
         return double(x)
 
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, *_: object, **__: object) -> Tensor:
         enqueued.append(1)
         return on_device(kernel)(x)  # type: ignore[operator]
 

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,14 +40,14 @@ def tiles(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random(shape, np.float32)
 
 
-def whole(x: np.ndarray, **changes: object) -> np.ndarray:
+def whole(x: np.ndarray, **changes: Any) -> np.ndarray:
     """What the network itself gives."""
     with torch.no_grad():
         return tiny_net(**changes).upscale_tile(torch.from_numpy(x)).numpy()
 
 
 @pytest.fixture
-def fake_prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], None]:
+def fake_prepare(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replace what runs the network; the fake gets the network's own function."""
 
     def install(wrap: Callable[[Callable[[Tensor], Tensor], str], object]) -> None:
@@ -494,7 +495,7 @@ def test_a_model_is_loaded_once_per_process(
     loads: list[object] = []
     load_network = module.load_network
 
-    def counted(*args: object, **more: object) -> object:
+    def counted(*args: Any, **more: Any) -> object:
         loads.append(args)
         return load_network(*args, **more)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def tiles(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).random(shape, np.float32)
 
 
-def expected_error(x: np.ndarray, **changes: object) -> np.ndarray:
+def expected_error(x: np.ndarray, **changes: Any) -> np.ndarray:
     """Compute the error from the features that transformers calls by that name."""
     net, head = tiny_net(**changes), tiny_error_head(**changes)
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_sub_tiles_change_neither(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("upsampler", ["pixelshuffle", "nearest+conv", ""])
 def test_every_kind_of_network(upsampler: str) -> None:
     upscale = {"nearest+conv": 4, "": 1}.get(upsampler, 2)
-    changes = {"upsampler": upsampler, "upscale": upscale}
+    changes: dict[str, Any] = {"upsampler": upsampler, "upscale": upscale}
     upscaler = Upscaler(
         tiny_net(**changes), "cpu", error_head=tiny_error_head(**changes)
     )

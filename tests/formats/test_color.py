@@ -105,7 +105,7 @@ def test_white_is_zero(tmp_path, dtype, target):
     assert np.abs(out - np.rint(wanted)).max() <= 1
     if target == "out.tif":
         with tifffile.TiffFile(tmp_path / target) as tif:
-            assert tif.pages.first.photometric.name == "MINISBLACK"
+            assert tif.pages.first.photometric == tifffile.PHOTOMETRIC.MINISBLACK
 
 
 def test_white_is_zero_turns_nodata_and_range_too(tmp_path):
@@ -145,7 +145,7 @@ def write_packed(path, pixels, bits, photometric):
     packed = (parts << shifts).sum(-1).astype(np.uint8)
     white = 0 if photometric == "miniswhite" else 1
     tifffile.imwrite(path, packed, photometric="minisblack", metadata=None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tags = tif.pages.first.tags
         tags["ImageWidth"].overwrite(pixels.shape[1])
         tags["BitsPerSample"].overwrite(bits)
@@ -284,7 +284,7 @@ def test_subsampled_ycbcr_is_refused_before_the_run(tmp_path):
     tifffile.imwrite(
         path, colors(), photometric="rgb", compression="zlib", metadata=None
     )
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tif.pages.first.tags["PhotometricInterpretation"].overwrite(6)
     with pytest.raises(FileError, match="subsampling"):
         open_image(path)
@@ -320,7 +320,7 @@ def test_lab_of_tiff(tmp_path, model):
 def test_what_cannot_be_interpolated_is_refused(tmp_path, photometric):
     path = tmp_path / "in.tif"
     tifffile.imwrite(path, noise((20, 20), "uint8"), metadata=None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tif.pages.first.tags["PhotometricInterpretation"].overwrite(photometric)
     with pytest.raises(FileError, match=r"cannot be interpolated. Convert it to RGB"):
         open_image(path)

@@ -7,6 +7,7 @@ import pickle
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,6 +195,7 @@ def test_overviews_are_found_by_gdal(tmp_path, monkeypatch, small):
     means = full.reshape(4, 70, 2, 93, 2).mean((2, 4))
     assert np.abs(half - means).max() <= 0.5
     image = open_image(tmp_path / "out.tif", level=1)
+    assert image.transform is not None
     np.testing.assert_allclose(image.transform, tuple(NORTH_UP)[:6])
 
 
@@ -258,7 +260,7 @@ def test_a_transform_to_nowhere_is_refused(tmp_path):
 @pytest.mark.parametrize("target", ["out.tif", "out.ome.zarr"])
 def test_a_transform_without_a_reference_system(tmp_path, transform, target):
     source = scene(tmp_path / "in.tif", transform, None, smooth((1, 40, 50)), nodata=7)
-    with tifffile.TiffFile(source, mode="r+b") as tif:
+    with tifffile.TiffFile(source, mode="r+") as tif:
         tag = tif.pages.first.tags.get(34735)
         if tag is not None:  # GDAL writes a directory without a reference system
             tag.overwrite((1, 1, 0, 0))
@@ -421,7 +423,7 @@ def test_jpeg_2000(tmp_path):
 def test_a_sentinel_2_product(tmp_path, level):
     folder = tmp_path / f"S2A_MSI{level}_20240701T101031.SAFE"
     images = folder / "GRANULE" / "L1C_T33UUP" / "IMG_DATA"
-    planes = {}
+    planes: dict[str, Any] = {}
     for band, meters in [
         ("B02", 10),
         ("B03", 10),

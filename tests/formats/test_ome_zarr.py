@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import warnings
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def microscopy(tmp_path):
 
 
 def attributes(path) -> dict:
-    found = dict(zarr.open_group(path, mode="r").attrs)
+    found: dict[str, Any] = dict(zarr.open_group(path, mode="r").attrs)
     return found.get("ome", found)
 
 
@@ -102,10 +103,10 @@ def test_ome_zarr_models_validates(tmp_path, microscopy, version):
     upscale_file(microscopy, target, tile=32, ome_version=version)
     group = zarr.open_group(target, mode="r")
     if version == "0.5":
-        from ome_zarr_models.v05.image import Image
+        from ome_zarr_models.v05 import image as models
     else:
-        from ome_zarr_models.v04.image import Image
-    image = Image.from_zarr(group)
+        from ome_zarr_models.v04 import image as models  # type: ignore[no-redef]
+    image = models.Image.from_zarr(group)
     text = image.model_dump_json()
     assert "DAPI" in text
 
@@ -194,10 +195,12 @@ def test_shards_hold_small_chunks(tmp_path):
 
 def other(path, version, pixels, axes, shards=None, **multiscale):
     """An OME-Zarr as others write it."""
-    fmt = 2 if version == "0.4" else 3
+    fmt: Literal[2, 3] = 2 if version == "0.4" else 3
     group = zarr.create_group(path, zarr_format=fmt)
     chunks = (1,) * (pixels.ndim - 2) + (16, 16)
-    extra = {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if fmt == 2 else {}
+    extra: dict[str, Any] = (
+        {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if fmt == 2 else {}
+    )
     group.create_array("a/0", data=pixels, chunks=chunks, shards=shards, **extra)
     group.create_array("a/1", data=pixels[..., ::2, ::2], chunks=chunks, **extra)
     kinds = {"t": "time", "c": "channel"}

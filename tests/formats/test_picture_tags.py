@@ -10,6 +10,7 @@ import struct
 import subprocess
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def photograph(path: Path, order: str = "<", orientation: int = 6) -> np.ndarray
     return pixels
 
 
-def read(path: Path) -> tuple[Image.Image, Image.Exif]:
+def read(path: Path) -> tuple[Any, Image.Exif]:
     picture = Image.open(path)
     picture.load()
     return picture, picture.getexif()

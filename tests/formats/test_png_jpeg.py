@@ -7,6 +7,7 @@ import io
 import struct
 import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_a_few_bytes_that_ask_for_much_memory(tmp_path):
 def test_why_a_png_cannot_hold_it(tmp_path, pixels, options, match):
     zarr = pytest.importorskip("zarr")
     zarr.create_array(tmp_path / "in.zarr", data=pixels)
-    warned = contextlib.nullcontext()
+    warned: Any = contextlib.nullcontext()
     if pixels.dtype == bool:
         warned = pytest.warns(UserWarning, match="true/false")
     wanted = f"out.png: PNG cannot hold .*{match}"
@@ -234,7 +235,7 @@ def test_any_tiff_to_png(tmp_path, kind):
     mode = {"one bit": "1", "gray and alpha": "LA", "inks": "CMYK"}.get(kind, "P")
     picture = Image.fromarray(smooth((3, 40, 50), "uint8").transpose(1, 2, 0))
     picture.convert(mode).save(path)
-    warned = contextlib.nullcontext()
+    warned: Any = contextlib.nullcontext()
     if kind == "gray and alpha":
         warned = pytest.warns(UserWarning, match="alpha")
     with warned:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from napari_swin2sr.formats import open_image, tiff, tiff_array
 from napari_swin2sr.formats.tiff_array import TiffArray
 
 STACK = noise((3, 71, 93))
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "big-endian": {"byteorder": ">"},
     "bigtiff": {"bigtiff": True},
@@ -222,7 +223,7 @@ def test_levels_of_a_pyramid(tmp_path):
     path = tmp_path / "in.ome.tif"
     pixels = smooth((2, 128, 96))
     with tifffile.TiffWriter(path, ome=True) as writer:
-        options = {"photometric": "minisblack", "tile": (32, 32)}
+        options: dict[str, Any] = {"photometric": "minisblack", "tile": (32, 32)}
         writer.write(
             pixels, subifds=1, metadata={"axes": "CYX", "PhysicalSizeX": 0.5}, **options
         )
@@ -272,7 +273,7 @@ def test_ome_tiff_out(tmp_path):
         assert tif.series[0].axes == "CZYX"
         assert tif.series[0].shape == (2, 3, 80, 100)
         assert tif.pages.first.is_tiled
-        pixels = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"]["Pixels"]
+        pixels = tifffile.xml2dict(tif.ome_metadata or "")["OME"]["Image"]["Pixels"]
     assert pixels["PhysicalSizeX"] == 0.1625
     assert pixels["PhysicalSizeXUnit"] == "nm"
     assert pixels["PhysicalSizeZ"] == 2.0
@@ -323,7 +324,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, kind):
 def test_a_pyramid_that_was_cut_off_is_refused(tmp_path):
     path = tmp_path / "in.tif"
     with tifffile.TiffWriter(path) as writer:
-        options = {"photometric": "minisblack", "tile": (32, 32)}
+        options: dict[str, Any] = {"photometric": "minisblack", "tile": (32, 32)}
         writer.write(noise((128, 128)), subifds=1, metadata=None, **options)
         writer.write(noise((64, 64)), subfiletype=1, metadata=None, **options)
     whole = path.read_bytes()
@@ -401,7 +402,7 @@ def test_one_piece_larger_than_memory_is_refused(tmp_path, monkeypatch, caplog):
 
 def test_strips_that_do_not_fit_the_declared_size(tmp_path):
     path = write(tmp_path / "in.tif", noise((64, 48)), rowsperstrip=16, metadata=None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tif.pages.first.tags["ImageLength"].overwrite(2000)
     with pytest.raises(FileError, match=r"\(2000, 48\) has 125 strips .* lists 4"):
         open_image(path)
@@ -409,7 +410,7 @@ def test_strips_that_do_not_fit_the_declared_size(tmp_path):
 
 def test_tiles_that_do_not_fit_the_declared_size(tmp_path):
     path = write(tmp_path / "in.tif", noise((64, 48)), tile=(16, 16), metadata=None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tif.pages.first.tags["ImageWidth"].overwrite(400)
     with pytest.raises(FileError, match="100 strips or tiles, but the file lists 12"):
         open_image(path)
@@ -417,7 +418,7 @@ def test_tiles_that_do_not_fit_the_declared_size(tmp_path):
 
 def test_one_strip_that_is_shorter_than_declared(tmp_path):
     path = write(tmp_path / "in.tif", noise((64, 48)), metadata=None)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tags = tif.pages.first.tags
         tags["ImageLength"].overwrite(2000)
         tags["RowsPerStrip"].overwrite(2000)
@@ -430,7 +431,7 @@ def test_one_strip_that_is_shorter_than_declared(tmp_path):
 def test_a_compressed_strip_that_is_shorter_than_declared(tmp_path, compression):
     path = tmp_path / "in.tif"
     write(path, noise((64, 48)), metadata=None, compression=compression)
-    with tifffile.TiffFile(path, mode="r+b") as tif:
+    with tifffile.TiffFile(path, mode="r+") as tif:
         tags = tif.pages.first.tags
         tags["ImageLength"].overwrite(2000)
         tags["RowsPerStrip"].overwrite(2000)

@@ -15,6 +15,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -40,7 +41,7 @@ def state() -> dict[str, torch.Tensor]:
     return tiny_net().state_dict()
 
 
-def saved(content: object, **options: object) -> bytes:
+def saved(content: object, **options: Any) -> bytes:
     file = io.BytesIO()
     torch.save(content, file, **options)
     return file.getvalue()
@@ -52,7 +53,9 @@ def put(folder: Path, content: bytes, name: str = "a.pth") -> Path:
     return path
 
 
-def rezip(content: bytes, edit: Callable[[dict[str, bytes]], None], **options) -> bytes:
+def rezip(
+    content: bytes, edit: Callable[[dict[str, bytes]], object], **options
+) -> bytes:
     """Write the members of a file of torch.save anew, edited."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -224,7 +227,7 @@ def _bomb_in_a_storage(folder):
 
 @row("W14", "compressed")
 def _deflated(folder):
-    options = {"compression": zipfile.ZIP_DEFLATED}
+    options: dict[str, Any] = {"compression": zipfile.ZIP_DEFLATED}
     return put(folder, rezip(saved(state()), lambda members: None, **options))
 
 
@@ -482,10 +485,10 @@ SAFETENSORS = {
     "W35": (header(b"{" + b" " * (90 << 20) + b"}"), "its header claims 94371842"),
 }
 
-for identifier, (content, reason) in SAFETENSORS.items():
+for identifier, (damaged, reason) in SAFETENSORS.items():
 
     @row(identifier, reason)
-    def _bad_safetensors(folder, content=content):
+    def _bad_safetensors(folder, content=damaged):
         return put(folder, content, "a.safetensors")
 
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -31,7 +32,7 @@ from napari_swin2sr.weights.checkpoint import read_weights
 SECONDS = 5.0
 STACK = 512 << 10  # bytes; the smallest default of a system that PyTorch runs on
 
-WILD = (
+WILD: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2**31, 2**63, 10**400, 1e308, -0.5, float("nan")),
     *("", "x", "\x1b[31m", "a" * 900_000, [], [1], [[[]]], {}, {"a": {}}, ["6"] * 3),
 )

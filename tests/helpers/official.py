@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,6 @@ def official(variant: str, image_size: int = 0) -> dict[str, torch.Tensor]:
     return original_weights(variant) | derived(config, size)
 
 
-def write(path: Path, content: object, **options: object) -> Path:
+def write(path: Path, content: object, **options: Any) -> Path:
     torch.save(content, path, **options)
     return path

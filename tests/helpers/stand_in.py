@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from napari_swin2sr.engine.reference import ModelHandle
+from napari_swin2sr.errors import CancelToken
+from napari_swin2sr.image.box import Box
 from napari_swin2sr.weights.catalog import ResolvedModel
 from napari_swin2sr.weights.config import Swin2SRConfig
 
@@ -36,9 +38,16 @@ class StandIn(ModelHandle):
     def load(self):
         return self
 
-    def __call__(self, tiles):
+    def __call__(
+        self,
+        tiles: np.ndarray,
+        *,
+        core: Box | None = None,
+        cancel: CancelToken | None = None,
+    ) -> np.ndarray:
         time.sleep(float(os.environ.get(SECONDS, "0")))
-        return kernel(tiles)
+        result = kernel(tiles)
+        return result if core is None else result[..., *core.scaled(2).slices]
 
 
 def kernel(tiles: np.ndarray) -> np.ndarray:
@@ -65,7 +74,7 @@ def install() -> None:
     """Let this process compute with the stand-in."""
     from napari_swin2sr import upscale
 
-    upscale.ModelHandle = StandIn
+    upscale.ModelHandle = StandIn  # type: ignore[misc]
 
 
 def run_in_new_process(source, target, options: dict, smallest_level: int) -> list[str]:

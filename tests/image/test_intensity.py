@@ -126,7 +126,9 @@ def test_huge_and_tiny_ranges():
     assert denormal.is_constant
     assert np.isfinite(denormal.to_model(np.array([0.0, 1e-310]))).all()
     single = ValueRange(0.0, float(np.float32(1e-40)))  # denormal in float32 only
-    np.testing.assert_allclose(single.to_model(np.float32([0, 1e-40])), [0, 1])
+    np.testing.assert_allclose(
+        single.to_model(np.array([0, 1e-40], np.float32)), [0, 1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -172,7 +174,8 @@ class Unreadable:
 )
 def test_dtype_and_explicit_ranges_read_nothing(dtype, spec, limits):
     source = Unreadable((3, 100_000, 100_000), dtype)
-    assert fit(source, spec, "CYX") == (ValueRange(*limits, 1.0),) * 3
+    low, high = limits
+    assert fit(source, spec, "CYX") == (ValueRange(low, high, 1.0),) * 3
 
 
 def test_pairs_per_channel():

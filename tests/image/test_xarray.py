@@ -18,6 +18,10 @@ from napari_swin2sr.errors import InputError
 from napari_swin2sr.image.xarray import axes_of, from_dataarray, is_dataarray
 
 
+def upscaled(*args: Any, **options: Any) -> Any:
+    return nsr.apply(*args, **options)
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_folder(tmp_path_factory.mktemp("models") / "tiny"))
@@ -42,17 +46,17 @@ def raster(**coords: Any) -> xr.DataArray:
 
 def test_the_result_is_a_lazy_dataarray_with_the_same_pixels(model: str) -> None:
     image = raster()
-    result = nsr.apply(image, model)
+    result = upscaled(image, model)
     assert isinstance(result, xr.DataArray)
     assert isinstance(result.data, da.Array)
     assert (result.dims, result.name) == (image.dims, image.name)
-    plain = nsr.apply(image.values, model, axes="CYX")
+    plain = upscaled(image.values, model, axes="CYX")
     np.testing.assert_array_equal(result.values, plain.compute())
 
 
 def test_coordinates_are_the_centers_of_the_new_pixels(model: str) -> None:
     """x2 of centers 100, 120, ...: 95, 105, 115, ...: outer edges stay at 90."""
-    result = nsr.apply(raster(), model)
+    result = upscaled(raster(), model)
     np.testing.assert_allclose(result.x, 95 + 10 * np.arange(24))
     np.testing.assert_allclose(result.y, 5005 - 10 * np.arange(20))
     assert result.x.attrs == {"units": "metre"}
@@ -67,7 +71,7 @@ def test_new_coordinates_average_to_the_old_ones(model: str) -> None:
     uneven = np.cumsum(rng.random(12)) + 50
     for values in (even, uneven, even.astype("f4"), np.arange(12)):
         image = xr.DataArray(pixels(10, 12), dims=("y", "x"), coords={"x": values})
-        new = nsr.apply(image, model).x.values
+        new = upscaled(image, model).x.values
         assert (np.diff(new) > 0).all()
         if values is not uneven:
             np.testing.assert_allclose(new.reshape(-1, 2).mean(1), values, atol=1e-5)
@@ -79,7 +83,7 @@ def test_new_coordinates_average_to_the_old_ones(model: str) -> None:
 def test_attributes_are_kept_and_say_how_it_was_made(model: str) -> None:
     image = raster()
     before = image.copy(deep=True)
-    result = nsr.apply(image, model, value_range=(0, 255), halo=16)
+    result = upscaled(image, model, value_range=(0, 255), halo=16)
     record = json.loads(result.attrs.pop("napari_swin2sr"))
     assert result.attrs == image.attrs
     assert (record["upscale"], record["halo"]) == (2, 16)
@@ -98,7 +102,7 @@ def test_georeference(model: str) -> None:
     )
     image.attrs["transform"] = (20.0, 3.0, 90.0, 4.0, -20.0, 5010.0)
     image.attrs["res"] = (20.0, 20.0)
-    result = nsr.apply(image, model)
+    result = upscaled(image, model)
     reference = result.spatial_ref.attrs
     assert reference["GeoTransform"] == "90.0 10.0 1.5 5010.0 2.0 -10.0"
     assert reference["crs_wkt"] == "EPSG"
@@ -109,7 +113,7 @@ def test_georeference(model: str) -> None:
 
 def test_the_geotransform_agrees_with_the_coordinates(model: str) -> None:
     image = raster(spatial_ref=((), 0, {"GeoTransform": "90 20 0 5010 0 -20"}))
-    result = nsr.apply(image, model)
+    result = upscaled(image, model)
     x0, dx, _, y0, _, dy = map(float, result.spatial_ref.attrs["GeoTransform"].split())
     np.testing.assert_allclose(result.x, x0 + dx * (np.arange(24) + 0.5))
     np.testing.assert_allclose(result.y, y0 + dy * (np.arange(20) + 0.5))
@@ -125,7 +129,7 @@ def test_coordinates_that_cannot_be_refined_are_dropped_with_a_warning(
         sensor=("band", ["a", "b"]),
     )
     with pytest.warns(UserWarning, match="coordinates lon, line are dropped") as seen:
-        result = nsr.apply(image, model)
+        result = upscaled(image, model)
     assert len(seen) == 1
     assert set(result.coords) == {"x", "y", "band", "day", "sensor"}
 
@@ -133,7 +137,7 @@ def test_coordinates_that_cannot_be_refined_are_dropped_with_a_warning(
 def test_a_single_row_has_no_spacing_to_refine(model: str) -> None:
     image = raster().isel(y=[0])
     with pytest.warns(UserWarning, match="coordinates y are dropped"):
-        assert nsr.apply(image, model).shape == (2, 2, 24)
+        assert upscaled(image, model).shape == (2, 2, 24)
 
 
 @pytest.mark.parametrize(
@@ -170,20 +174,20 @@ def test_the_cf_axis_attribute_is_believed() -> None:
 def test_names_that_tell_nothing_are_refused(dims: tuple[str, ...], model: str) -> None:
     image = xr.DataArray(np.zeros((3,) * len(dims), np.uint8), dims=dims)
     with pytest.raises(InputError, match=rf'{", ".join(dims)} do not tell.*axes="'):
-        nsr.apply(image, model)
+        upscaled(image, model)
 
 
 def test_axes_and_rgb_overrule_the_names(model: str) -> None:
     image = xr.DataArray(pixels(9, 10, 3).astype("u1"), dims=("u", "v", "band"))
     with pytest.raises(InputError):
-        nsr.apply(image, model)
-    result = nsr.apply(image, model, axes="YXS")
-    expected = nsr.apply(image.values, model, rgb=True).compute()
+        upscaled(image, model)
+    result = upscaled(image, model, axes="YXS")
+    expected = upscaled(image.values, model, rgb=True).compute()
     np.testing.assert_array_equal(result.values, expected)
     named = image.rename(u="y", v="x")
-    np.testing.assert_array_equal(nsr.apply(named, model, rgb=True).values, expected)
+    np.testing.assert_array_equal(upscaled(named, model, rgb=True).values, expected)
     numbered = xr.DataArray(image.values)
-    result = nsr.apply(numbered, model, rgb=True)
+    result = upscaled(numbered, model, rgb=True)
     assert result.dims == ("dim_0", "dim_1", "dim_2")
     np.testing.assert_array_equal(result.values, expected)
 
@@ -192,7 +196,7 @@ def test_missing_values_of_the_attributes_stay_missing(model: str) -> None:
     image = raster().astype("i2")
     image.attrs["_FillValue"] = np.int16(-999)
     image[0, :2] = -999
-    result = nsr.apply(image, model)
+    result = upscaled(image, model)
     assert (result[0, :4] == -999).all()
     assert (result[0, 4:] != -999).all()
 
@@ -207,9 +211,9 @@ def test_a_dask_backed_array_stays_lazy(model: str) -> None:
     image = raster().chunk(y=4)
     image = image.copy(data=image.data.map_blocks(block, dtype=image.dtype))
     computed.clear()
-    result = nsr.apply(image, model, value_range=(0, 255))
+    result = upscaled(image, model, value_range=(0, 255))
     assert not computed
-    expected = nsr.apply(raster(), model, value_range=(0, 255))
+    expected = upscaled(raster(), model, value_range=(0, 255))
     np.testing.assert_array_equal(result.values, expected.values)
     assert computed
 
@@ -224,9 +228,9 @@ def test_a_file_behind_xarray_is_read_piece_by_piece(
     )
     image = opened["reflectance"]
     assert not image.variable._in_memory
-    result = nsr.apply(image, model, tile=8).values
+    result = upscaled(image, model, tile=8).values
     assert not image.variable._in_memory
-    np.testing.assert_array_equal(result, nsr.apply(raster(), model, tile=8).values)
+    np.testing.assert_array_equal(result, upscaled(raster(), model, tile=8).values)
 
 
 def test_what_an_image_record_learns() -> None:

@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def theirs_of(net: torch.nn.Module) -> Any:
+def theirs_of(net: Swin2SRForImageSuperResolution) -> Any:
     transformers = pytest.importorskip("transformers")
     config = transformers.Swin2SRConfig.from_dict(net.config.to_dict())
     theirs = transformers.Swin2SRForImageSuperResolution(config).eval()
@@ -154,7 +154,7 @@ def test_other_keywords_are_kept_written_and_read_by_transformers(
 
 
 def test_attributes_can_be_assigned_until_a_network_is_made() -> None:
-    config = tiny_config()
+    config: Any = tiny_config()
     config.upscale, config.hidden_size, config.seen = 4, 24, True
     assert (config.upscale, config.embed_dim, config.seen) == (4, 24, True)
     assert config == tiny_config(upscale=4, embed_dim=24)
@@ -175,7 +175,7 @@ def test_attributes_can_be_assigned_until_a_network_is_made() -> None:
 
 def test_misspelled_fields_and_unknown_attributes() -> None:
     with pytest.raises(OptionError, match="did you mean window_size"):
-        Swin2SRConfig(windowsize=8)
+        Swin2SRConfig(windowsize=8)  # type: ignore[call-arg]
     with pytest.raises(OptionError, match="did you mean embed_dim"):
         Swin2SRConfig.from_dict({"embed_dims": 60})
     with pytest.raises(AttributeError, match="num_labels"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -294,7 +295,7 @@ def test_threads_share_a_network_and_a_pass_changes_nothing(images):
     inputs = [torch.rand(1, 3, 8 * (1 + i % 3), 16) for i in range(6)]
     with torch.inference_mode():
         expected = [net(x).reconstruction for x in inputs]
-    results: list[torch.Tensor] = [None] * len(inputs)
+    results: list[Any] = [None] * len(inputs)
 
     def work(i):
         with torch.inference_mode():

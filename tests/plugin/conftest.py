@@ -9,6 +9,7 @@ import time
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,9 @@ class FakeHandle:
     """A model by reference that has no weights."""
 
     name, sha256, device, precision = "fake", "0" * 64, "cpu", "auto"
+    made: list[Any]
+    seconds: float
+    error: Exception | None
 
     def __init__(self, upscale=2):
         self.upscale, self.window_size = upscale, 8
@@ -119,7 +123,7 @@ def fake_model(monkeypatch):
     """Let live layers repeat pixels; give the levels that they made, and a handle."""
     from napari_swin2sr.plugin.live import layer as live
 
-    made = []
+    made: list[Any] = []
 
     def lazy(image, options, pyramid, source):
         level = CountingLevel(
@@ -205,8 +209,8 @@ def fake_run(monkeypatch, fake_model):
             raise fake_model.error
         return tiles.repeat(2, -1).repeat(2, -2)
 
-    block.upscale, block.config = fake_model.upscale, fake_model.config
-    block.name, block.sha256 = "fake", "0" * 64
+    vars(block).update(upscale=fake_model.upscale, config=fake_model.config)
+    vars(block).update(name="fake", sha256="0" * 64)
 
     def plan(image, options, report, token):
         layout = resolve_axes(image.shape, image.axes)
@@ -255,7 +259,7 @@ def responsive(slowness):
         def beat():
             beats.append((time.perf_counter(), time.thread_time()))
 
-        beats = []
+        beats: list[Any] = []
         beat()
         timer = QTimer()
         timer.timeout.connect(beat)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,7 +247,7 @@ def test_deleting_a_compared_layer_ends_the_comparison(viewer, open_row, mode, w
 
 
 def test_nothing_to_compare_is_said(viewer, open_row, monkeypatch):
-    said = []
+    said: list[Any] = []
     monkeypatch.setattr(compare, "show_info", said.append)
     viewer.add_image(np.zeros((8, 8)))
     row = open_row()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
 
 AFFINE = np.array([[1.1, 0.2, 5.0], [-0.3, 0.9, -7.0], [0, 0, 1]])
 
-CASES = {
+CASES: dict[str, Any] = {
     "plain": ((5, 7), {}, (0, 1)),
     "scaled": ((5, 7), {"scale": (0.5, 0.5), "translate": (3, 4)}, (0, 1)),
     "anisotropic": ((5, 7), {"scale": (0.2, 3.0)}, (0, 1)),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from napari_swin2sr.plugin.placement import visible_region
 
-TRANSFORMS = {
+TRANSFORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "scaled": {"scale": (0.5, 0.25), "translate": (7, -3)},
     "rotated": {"rotate": 30},

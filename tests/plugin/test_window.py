@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def viewer(make_napari_viewer):
 
 @pytest.fixture
 def errors(monkeypatch):
-    shown = []
+    shown: list[Any] = []
     monkeypatch.setattr(widget_module, "show_error", shown.append)
     return shown
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import tifffile
@@ -134,7 +136,7 @@ def test_a_live_layer_is_saved_with_exact_pixels(tmp_path, fake_model, fake_run,
 
 
 def test_what_the_format_cannot_hold_is_said(tmp_path, monkeypatch):
-    said = []
+    said: list[Any] = []
     monkeypatch.setattr("napari_swin2sr.plugin.writers.show_warning", said.append)
     save(Image(PIXELS, rotate=20), tmp_path / "a.ome.zarr")
     assert "rotation" in said[0]

@@ -8,6 +8,7 @@ import pickle
 import signal
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.runs.job import Job
 from napari_swin2sr.runs.runner import TileDone
 
-OPTIONS = {"tile": 64, "value_range": (0.0, 65535.0)}
+OPTIONS: dict[str, Any] = {"tile": 64, "value_range": (0.0, 65535.0)}
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from helpers import stand_in
@@ -40,7 +42,7 @@ from napari_swin2sr.runs import resources as limits
 from napari_swin2sr.runs import runner, tile_store
 from napari_swin2sr.runs.runner import RunStarted, TileDone, TileFailed
 
-OPTIONS = {"tile": 32, "value_range": (0.0, 65535.0)}
+OPTIONS: dict[str, Any] = {"tile": 32, "value_range": (0.0, 65535.0)}
 PIXELS = noise((150, 170))
 N_TILES = 5 * 6
 
@@ -115,7 +117,8 @@ def test_every_fault_has_a_test():
 def test_r01_a_full_disk_ends_the_run_and_keeps_its_tiles(
     source, target, truth, monkeypatch
 ):
-    original, written = LocalStore.set, []
+    original = LocalStore.set
+    written: list[Any] = []
 
     async def full(self, key, value):
         if "/c/" in key and len(written) >= 7:
@@ -130,7 +133,7 @@ def test_r01_a_full_disk_ends_the_run_and_keeps_its_tiles(
             OutputError, match=r"7 of 30 tiles, which are kept.*Make room"
         ):
             upscale_file(source, target, workers=1, **OPTIONS)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == 7
     is_true(target, truth)
@@ -177,7 +180,7 @@ def test_r02_a_full_disk_leaves_no_half_tiff(
             upscale_file(source, target, **OPTIONS)
     left = {p.name for p in tmp_path.iterdir()} - {"in.tif", "truth.ome.zarr"}
     assert left == (set() if small else {"out.tif.unfinished.zarr"})
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == (0 if small else N_TILES)
     is_true(target, truth)
@@ -194,9 +197,9 @@ def test_r03_no_output_is_ever_mapped_into_memory():
                     *node.args[2:3],
                     *(k.value for k in node.keywords if k.arg == "mode"),
                 ]
-                modes = [ast.unparse(mode) for mode in modes]
+                given_modes = [ast.unparse(mode) for mode in modes]
                 given = ast.unparse(node).endswith("(**self._reference)")
-                assert modes == ["'r'"] or given, path
+                assert given_modes == ["'r'"] or given, path
 
 
 @pytest.mark.parametrize("name", ["out.ome.zarr", "out.tif"])
@@ -289,7 +292,7 @@ def test_r06_a_power_cut_may_damage_the_last_tiles(
             harm
         ]
     )
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == stop.done - 1
     is_true(target, truth)
@@ -317,13 +320,13 @@ def test_r09_a_damaged_chunk_of_the_source_is_one_failed_tile(tmp_path, target):
         source,
         data=PIXELS,
         chunks=(32, 32),
-        compressors=zarr.codecs.ZstdCodec(checksum=True),
+        compressors=ZstdCodec(checksum=True),
     )
     chunk = source / "c" / "4" / "5"
     data = bytearray(chunk.read_bytes())
     data[len(data) // 2] ^= 1
     chunk.write_bytes(data)
-    events = []
+    events: list[Any] = []
     with pytest.raises(TilesFailedError, match=r"of 30 tiles are missing") as caught:
         upscale_file(source, target, halo=16, progress=events.append, **OPTIONS)
     assert (4, 5) in caught.value.failed
@@ -379,14 +382,15 @@ def test_r33_a_network_disk_with_hiccups(source, target, truth, monkeypatch, cod
         await original(self, key, value)
 
     monkeypatch.setattr(LocalStore, "set", shaky)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, workers=1, progress=events.append, **OPTIONS)
     assert sum(isinstance(e, TileFailed) for e in events) == 5
     is_true(target, truth)
 
 
 def test_r33_a_network_disk_that_is_gone(source, target, truth, monkeypatch):
-    original, written = LocalStore.set, []
+    original = LocalStore.set
+    written: list[Any] = []
 
     async def gone(self, key, value):
         if "/c/" in key and len(written) >= 4:
@@ -401,7 +405,7 @@ def test_r33_a_network_disk_that_is_gone(source, target, truth, monkeypatch):
             TilesFailedError, match="8 tiles failed one after the other"
         ):
             upscale_file(source, target, workers=1, **OPTIONS)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == 4
     is_true(target, truth)
@@ -453,7 +457,7 @@ def test_r07_interrupted_at_the_terminal(source, target, truth, number):
     assert "the same command goes on from there" in " ".join(err.split())
     done = [e for e in map(json.loads, out.splitlines()) if e["event"] == "tile_done"]
     assert len(done) <= 3
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == len(done) + 1
     is_true(target, truth)
@@ -482,7 +486,7 @@ def test_r15_a_tile_that_does_not_fit_even_in_pieces(
         with pytest.raises(MemoryLimitError, match="smaller tile"):
             upscale_file(source, target, workers=1, **OPTIONS)
     assert len(calls) == 7
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == 4  # two calls were the estimate
     is_true(target, truth)
@@ -510,7 +514,7 @@ def test_r17_one_bad_tile_does_not_throw_away_the_others(
     )
     with pytest.raises(FileError):
         open_image(target)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) == N_TILES - 1
     is_true(target, truth)
@@ -579,7 +583,7 @@ def test_r30_what_receives_the_events_may_be_gone(source, target, truth):
 
     with pytest.raises(RuntimeError, match="window was closed"):
         upscale_file(source, target, progress=gone, workers=1, **OPTIONS)
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     assert done_at_start(events) >= 5
     is_true(target, truth)
@@ -626,7 +630,7 @@ def test_r32_a_device_that_is_lost(source, target, truth, monkeypatch):
         with pytest.raises(RuntimeError, match="CUDA error"):
             upscale_file(source, target, workers=1, **OPTIONS)
     assert len(calls) == 10
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, device="cpu", progress=events.append, **OPTIONS)
     assert done_at_start(events) == 7
     is_true(target, truth)
@@ -651,7 +655,7 @@ def test_only_recent_tiles_are_decoded_on_resume(source, target, truth, monkeypa
     tiles = [p for p in (target / "0" / "c").rglob("*") if p.is_file()]
     for path in tiles[:7]:
         os.utime(path, (1_000_000, 1_000_000))
-    events = []
+    events: list[Any] = []
     upscale_file(source, target, progress=events.append, **OPTIONS)
     checks = [e for e in events if isinstance(e, RunStarted) and e.stage == "check"]
     assert [e.total for e in checks] == [len(tiles) - 7]

@@ -7,6 +7,7 @@ import multiprocessing
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ def no_pauses(monkeypatch):
 
 
 def test_every_block_is_written_once_and_reported():
-    lazy, events = FakeLazy(), []
+    lazy = FakeLazy()
+    events: list[Any] = []
     out = np.zeros(lazy.shape, np.uint16)
     result = Runner(progress=events.append, workers=3).run(lazy, out)
     np.testing.assert_array_equal(out, lazy.truth())
@@ -59,7 +61,8 @@ def test_every_block_is_written_once_and_reported():
 
 
 def test_finished_blocks_are_not_computed_again():
-    lazy, events = FakeLazy(ill={(0, 0): 99, (2, 3): 99}), []
+    lazy = FakeLazy(ill={(0, 0): 99, (2, 3): 99})
+    events: list[Any] = []
     out = lazy.truth()
     Runner(progress=events.append).run(
         lazy, out, is_done=lambda i: i in {(0, 0), (2, 3)}
@@ -97,7 +100,8 @@ def test_a_part_may_be_text():
 
 
 def test_a_failing_tile_is_tried_again_after_the_others():
-    lazy, events = FakeLazy(ill={(1, 1): 2}), []
+    lazy = FakeLazy(ill={(1, 1): 2})
+    events: list[Any] = []
     out = np.zeros(lazy.shape, np.uint16)
     result = Runner(progress=events.append).run(lazy, out)
     np.testing.assert_array_equal(out, lazy.truth())
@@ -111,7 +115,7 @@ def test_a_failing_tile_is_tried_again_after_the_others():
 
 def test_tiles_that_stay_ill_are_listed_and_the_others_kept():
     lazy = FakeLazy(ill={(1, 1): 99, (2, 0): 99})
-    events = []
+    events: list[Any] = []
     out = np.zeros(lazy.shape, np.uint16)
     with pytest.raises(TilesFailedError, match=r"2 of 12 tiles are missing") as caught:
         Runner(progress=events.append).run(lazy, out)
@@ -140,7 +144,7 @@ def test_an_error_that_strikes_every_tile_ends_the_run_at_once():
         def block_at(self, index):
             raise WeightsError("x.pth", "it is gone", "Bring it back")
 
-    events = []
+    events: list[Any] = []
     with pytest.raises(WeightsError, match="Bring it back"):
         Runner(workers=1, progress=events.append).run(Broken(), {})
     assert sum(isinstance(e, TileFailed) for e in events) == 1
@@ -165,7 +169,8 @@ def test_a_hiccup_of_a_network_disk_is_tried_again(code):
 
 
 def test_cancel_ends_within_a_tile_and_keeps_the_finished():
-    lazy, cancel, done = FakeLazy(grid=(100, 1)), threading.Event(), []
+    done: list[Any] = []
+    lazy, cancel = FakeLazy(grid=(100, 1)), threading.Event()
     out = np.zeros(lazy.shape, np.uint16)
 
     def progress(event):
@@ -197,7 +202,7 @@ def test_cancel_waits_for_the_tile_in_the_network_not_for_those_read_ahead():
     image = np.zeros((64, 64), np.uint8)
     layout, plan = resolve_axes(image.shape), plan_tiles(image.shape, core=8, halo=0)
     lazy = LazyUpscaled(image, layout, plan, (ValueRange(0, 1, 1),), slow)
-    events = []
+    events: list[Any] = []
     with pytest.raises(Cancelled, match="cancelled"):
         Runner(progress=events.append, cancel=cancel).run(lazy, np.zeros(lazy.shape))
     assert in_network == [False, False, False]

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_a_block_beyond_the_limit_is_not_kept():
 def test_owners_do_not_mix_and_can_be_forgotten():
     cache = BlockCache(1000)
     for owner in (1, 2):
-        assert cache.get_or_make(owner, 0, lambda owner=owner: block(owner))[0] == owner
+        assert cache.get_or_make(owner, 0, partial(block, owner))[0] == owner
     cache.forget(1)
     assert cache.n_bytes == 100
     assert cache.get_or_make(1, 0, lambda: block(9))[0] == 9

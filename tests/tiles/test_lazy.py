@@ -296,7 +296,7 @@ def test_dask_stores_into_zarr_block_by_block(tmp_path):
     target = zarr.create_array(
         tmp_path / "b.zarr", shape=lazy.shape, chunks=(32, 32), dtype="u4"
     )
-    da.store(lazy.dask(), target, lock=False)
+    da.store(lazy.dask(), target, lock=False)  # type: ignore[arg-type]
     np.testing.assert_array_equal(target[:], np.asarray(lazy))
 
 

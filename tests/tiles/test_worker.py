@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -134,12 +135,14 @@ def test_only_tiles_with_gaps_read_a_margin():
     class Source:
         shape, dtype = (64, 64), np.dtype("f4")
 
+        def __init__(self):
+            self.indices: list[Any] = []
+
         def __getitem__(self, index):
             self.indices.append(index)
             return pixels[index]
 
     pixels, source = numbers((64, 64)), Source()
-    source.indices = []
     pixels[40, 40] = np.nan
     lazy = make(source, core=16, halo=8)
     lazy.block_at((0, 0))
@@ -219,14 +222,17 @@ def test_a_mask_in_a_source_that_does_not_declare_it():
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "u8", "f4", "f8"])
 def test_a_constant_image_comes_back_without_the_network(dtype):
+    def unused(_):
+        raise AssertionError("the network has run")
+
     value = 2**63 + 1 if dtype == "u8" else 101
     array = np.full((30, 20), value, dtype)
     layout = resolve_axes(array.shape)
     ranges = (ValueRange(float(value), float(value)),)
-    lazy = LazyUpscaled(array, layout, plan_tiles(array.shape), ranges, None)
+    lazy = LazyUpscaled(array, layout, plan_tiles(array.shape), ranges, unused)
     np.testing.assert_array_equal(np.asarray(lazy), doubled(array))
     floats = LazyUpscaled(
-        array, layout, plan_tiles(array.shape), ranges, None, dtype="f4"
+        array, layout, plan_tiles(array.shape), ranges, unused, dtype="f4"
     )
     np.testing.assert_array_equal(np.asarray(floats), doubled(array).astype("f4"))
 
@@ -459,7 +465,7 @@ def test_a_gate_lets_in_as_many_tiles_as_a_device_works_on(places: int) -> None:
         return tiles
 
     if places > 1:
-        block.tiles_at_once = places
+        vars(block)["tiles_at_once"] = places
     gate = worker.CancellableBlockFn(block, threading.Event())
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(gate, [np.zeros(1, np.float32)] * 4))

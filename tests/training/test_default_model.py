@@ -54,10 +54,11 @@ def scores(
     """PSNR of the model and of bicubic interpolation, in dB."""
     result = model(lowres) if result is None else result
     bicubic = resize_bicubic(lowres, fine.shape[-2:])
-    ours, theirs = (
-        psnr(*(crop_border(np.moveaxis(x, 0, -1), 4) for x in (image, fine)), 1.0)
-        for image in (result, bicubic)
-    )
+
+    def inner(image: np.ndarray) -> np.ndarray:
+        return crop_border(np.moveaxis(image, 0, -1), 4)
+
+    ours, theirs = (psnr(inner(image), inner(fine), 1.0) for image in (result, bicubic))
     return ours, theirs
 
 

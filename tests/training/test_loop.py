@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def network() -> Swin2SRForImageSuperResolution:
 
 
 def trainer(images: ImageSet, folder: Path, **changes: object) -> Trainer:
-    options = {
+    options: dict[str, Any] = {
         "steps": 6,
         "minutes": None,
         "batch": 2,
@@ -66,7 +66,7 @@ def trainer(images: ImageSet, folder: Path, **changes: object) -> Trainer:
 
 def test_training_beats_bicubic_and_says_so(images: ImageSet, tmp_path: Path) -> None:
     run = trainer(images, tmp_path, steps=80, validate_every=80, **CLEAN, ema=0.9)
-    seen = []
+    seen: list[Any] = []
     history = run.run(report=seen.append)
     assert [entry["step"] for entry in history] == [0, 80]
     assert all(abs(gain) < 0.6 for gain in history[0]["validation"].values())
@@ -232,7 +232,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 def test_a_teacher_labels_crops_once_and_is_learned_from(
     images: ImageSet, tmp_path: Path
 ) -> None:
-    pool = label_crops(tiny_net(), Sampler(images.training), 3, 0, progress=str)
+    pool = label_crops(tiny_net(), Sampler(images.training), 3, 0, progress=print)
     assert len(pool) == 3
     pool.save(tmp_path / "pool.npz")
     again = TeacherPool.load(tmp_path / "pool.npz")
@@ -260,7 +260,7 @@ def test_a_teacher_labels_crops_once_and_is_learned_from(
             Sampler(images.training),
             3,
             0,
-            progress=str,
+            progress=print,
             cancel=cancel,
         )
 

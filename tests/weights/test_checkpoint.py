@@ -10,6 +10,7 @@ import sys
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ NO_3CONV = [v for v in VARIANTS if v not in ("real_x4_large", "light_3conv")]
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_table_has_every_original_name_and_shape(variant):
     theirs = original_shapes(variant)
-    translated = {}
+    translated: dict[str, Any] = {}
     for name, hub in hub_names(theirs).items():
         rows, *rest = theirs[name]
         translated |= dict.fromkeys(hub, (rows // len(hub), *rest))

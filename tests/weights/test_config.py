@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +13,18 @@ import torch
 from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 
-LIGHTWEIGHT = {
+LIGHTWEIGHT: dict[str, Any] = {
     "embed_dim": 60,
     "depths": (6, 6, 6, 6),
     "num_heads": (6, 6, 6, 6),
     "upsampler": "pixelshuffledirect",
 }
-JPEG = {"upsampler": "", "upscale": 1, "window_size": 7, "img_range": 255.0}
+JPEG: dict[str, Any] = {
+    "upsampler": "",
+    "upscale": 1,
+    "window_size": 7,
+    "img_range": 255.0,
+}
 
 
 def test_fields_and_defaults_are_those_of_transformers():
@@ -56,8 +62,8 @@ def test_unknown_keys_survive_the_round_trip(tmp_path):
 
 def test_equal_configurations_are_equal_hash_equal_and_print_equal():
     a, b = (
-        Swin2SRConfig(depths=[2, 2], num_heads=(2, 2)),
-        Swin2SRConfig(depths=(2, 2), num_heads=[2, 2], extra={"seen": 1}),
+        Swin2SRConfig(depths=[2, 2], num_heads=(2, 2)),  # type: ignore[arg-type]
+        Swin2SRConfig(depths=(2, 2), num_heads=[2, 2], extra={"seen": 1}),  # type: ignore[arg-type]
     )
     assert a == b
     assert hash(a) == hash(b)
@@ -162,7 +168,7 @@ def test_halo_default_exact_and_checked():
         config.halo(12)
     for wrong in (-8, 8.0, True, "all"):
         with pytest.raises(OptionError, match="halo="):
-            config.halo(wrong)
+            config.halo(wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("depths", [(2,), (1, 2), (2, 2), (3, 1)])

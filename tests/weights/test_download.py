@@ -388,8 +388,10 @@ def fetch(hub, tmp_path, quick):
     def fetch(**options):
         return fetch_url(f"{hub.url}/plain/a.pth", target, **options)
 
-    fetch.target = target
-    fetch.rests = lambda: [p for p in target.parent.iterdir() if "part" in p.name]
+    def rests():
+        return [p for p in target.parent.iterdir() if "part" in p.name]
+
+    vars(fetch).update(target=target, rests=rests)
     return fetch
 
 

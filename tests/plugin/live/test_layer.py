@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -134,7 +135,7 @@ def test_zoomed_out_drops_the_tiles_that_have_not_begun(
 def test_an_error_gives_one_notification_and_interpolated_pixels(
     viewer, fake_model, settle, monkeypatch
 ):
-    shown = []
+    shown: list[Any] = []
     monkeypatch.setattr("napari_swin2sr.plugin.live.layer.show_warning", shown.append)
     fake_model.error = RuntimeError("CUDA out of memory")
     layer = viewer.add_image(picture())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -18,7 +19,7 @@ from napari_swin2sr.plugin.live.layer import add_live_layer, exact_result, live_
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.add.outer(np.arange(90) * 5, np.arange(70) * 3)
-PIXELS = {
+PIXELS: dict[str, np.ndarray] = {
     "gray": (SMOOTH % 251).astype(np.uint8),
     "16 bit": (SMOOTH * 40 + RNG.integers(0, 50, SMOOTH.shape)).astype(np.uint16),
     "color": np.stack([SMOOTH % n for n in (251, 199, 151)], -1).astype(np.uint8),
@@ -41,7 +42,9 @@ def test_a_live_layer_has_the_pixels_of_apply(qapp, kind, lazy):
     controller.pyramid.arrays[0].filler.join(120)
     expected = nsr.apply(pixels, rgb=rgb, tile=32).compute(scheduler="sync")
     np.testing.assert_array_equal(np.asarray(new.data[0]), expected)
-    exact = exact_result(new)()
+    compute = exact_result(new)
+    assert compute is not None
+    exact = compute()
     np.testing.assert_array_equal(exact[:10, :10], expected[:10, :10])
     viewer.layers.remove(new)
     assert live_layers() == []
@@ -59,7 +62,7 @@ def test_the_command_upscales_every_selected_image(qapp, fake_run, wait_until):
 
 
 def test_the_command_says_why_it_cannot(qapp, monkeypatch):
-    said = []
+    said: list[Any] = []
     monkeypatch.setattr(commands, "show_error", said.append)
     viewer = ViewerModel()
     commands.upscale_live(viewer)

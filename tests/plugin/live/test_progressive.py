@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_a_closed_filler_takes_nothing_more(filler, progressive, wait_until):
 
 
 def test_an_error_is_reported_once_and_leaves_interpolated_pixels(filler, progressive):
-    errors = []
+    errors: list[Any] = []
     array, level = progressive(image(64, 64), filler, failed=errors.append)
     level.error = RuntimeError("CUDA out of memory")
     before = np.asarray(array[:48, :48])
@@ -138,14 +139,14 @@ def test_an_error_is_reported_once_and_leaves_interpolated_pixels(filler, progre
 
 
 def test_one_bad_tile_does_not_stop_the_others(filler, counting_level):
-    class OneBad(counting_level):
+    class OneBad(counting_level):  # type: ignore[misc, valid-type]
         def block_at(self, index):
             if index == (1, 1):
                 self.calls.append(index)
                 raise MemoryError("once")
             return super().block_at(index)
 
-    errors = []
+    errors: list[Any] = []
     level = OneBad(image(32, 32), tile=TILE)
     array = ProgressiveArray(level, BlockCache(2**24), filler, failed=errors.append)
     for _ in range(3):
