@@ -117,6 +117,9 @@ class FakeHandle:
         self.upscale, self.window_size = upscale, 8
         self.config = Swin2SRConfig(upscale=upscale)
 
+    def load(self):
+        """Have nothing to load."""
+
 
 @pytest.fixture
 def fake_model(monkeypatch):
