@@ -23,7 +23,13 @@ from napari.layers import Layer
 from PIL import Image
 from qtpy.QtGui import QImage
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QProgressBar
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QComboBox,
+    QLineEdit,
+    QProgressBar,
+    QScrollArea,
+)
 
 from napari_swin2sr.plugin import samples
 from napari_swin2sr.plugin.live.layer import live_layers
@@ -41,18 +47,47 @@ PLUGIN = "napari-swin2sr"
 def main() -> None:
     """Make all pictures, or those whose names are given."""
     wanted = sys.argv[1:]
-    for make in (widget, before_after, live, to_disk, preferences):
+    for make in (widget, states, before_after, live, wipe, to_disk, preferences):
         if not wanted or make.__name__ in wanted:
             make()
 
 
-def open_viewer(size: tuple[int, int] = (1200, 760)) -> tuple[napari.Viewer, QWidget]:
+def open_viewer(
+    size: tuple[int, int] = (1200, 760), theme: str = "dark"
+) -> tuple[napari.Viewer, QWidget]:
     """Return a window with the widget."""
     viewer = napari.Viewer(show=True, show_welcome_screen=False)
+    viewer.theme = theme
     viewer.window.resize(*size)
     _, form = viewer.window.add_plugin_dock_widget(PLUGIN, "Super-resolution")
     QTest.qWait(800)
     return viewer, form
+
+
+def pick(form: QWidget, name: str) -> None:
+    """Press the radio button of a mode or a model."""
+    form.findChild(QAbstractButton, name).click()
+
+
+def press(form: QWidget, text: str) -> None:
+    """Press the button that says so."""
+    next(b for b in form.findChildren(QAbstractButton) if b.text() == text).click()
+
+
+def enter(form: QWidget, name: str, text: str) -> None:
+    """Type a value."""
+    line = form.findChild(QLineEdit, name)
+    line.setText(text)
+    line.textEdited.emit(text)
+
+
+def grab(part: QWidget) -> np.ndarray:
+    """Return what a widget looks like."""
+    image = part.grab().toImage().convertToFormat(QImage.Format.Format_RGBA8888)
+    bits = image.constBits()
+    bits.setsize(image.sizeInBytes())
+    shape = image.height(), image.bytesPerLine() // 4, 4
+    return np.frombuffer(bits, np.uint8).reshape(shape)[:, : image.width()].copy()
 
 
 def add(viewer: napari.Viewer, make: Callable[[], list[tuple]]) -> list[Layer]:
@@ -90,7 +125,7 @@ def widget() -> None:
     """The widget beside a sample, with a live layer."""
     viewer, form = open_viewer()
     add(viewer, samples.fields)
-    form["mode"].value = LIVE
+    pick(form, LIVE)
     form.run()
     wait(lambda: bool(live_layers()))
     viewer.reset_view()
@@ -98,6 +133,55 @@ def widget() -> None:
     QTest.qWait(500)
     wait(lambda: live_layers()[0].pyramid.idle)
     save(window(viewer), "widget")
+    viewer.close()
+
+
+def states() -> None:
+    """The widget in its states, side by side: dark, and one that is light."""
+    shots = []
+    viewer, form = open_viewer()
+    shots.append(grab(form))
+    press(form, "Open sample")
+    QTest.qWait(2500)
+    viewer.layers.selection = {viewer.layers["cells: nuclei"]}
+    QTest.qWait(1500)
+    shots.append(grab(form))
+    press(form, "Advanced")
+    area = form.findChild(QScrollArea)
+    QTest.qWait(300)
+    area.ensureWidgetVisible(form.findChild(QComboBox, "dtype"))
+    QTest.qWait(300)
+    shots.append(grab(form))
+    viewer.close()
+    viewer, form = open_viewer(theme="light")
+    rng = np.random.default_rng(0)
+    noisy = samples.cells()[0][0] // 64
+    viewer.add_image(rng.poisson(noisy).astype(np.uint16), name="short exposure")
+    pick(form, "default-clean")
+    pick(form, DISK)
+    enter(form, "target", "/data/short-exposure-upscaled.ome.zarr")
+    QTest.qWait(2500)
+    shots.append(grab(form))
+    viewer.close()
+    height = min(shot.shape[0] for shot in shots)
+    gap = np.full((height, 8, 4), 128, np.uint8)
+    row = [part for shot in shots for part in (shot[:height], gap)]
+    save(np.hstack(row[:-1]), "states")
+
+
+def wipe() -> None:
+    """Original and result with a line between them."""
+    viewer, form = open_viewer()
+    add(viewer, samples.tissue)
+    pick(form, MEMORY)
+    form.run()
+    wait(lambda: not form.running)
+    viewer.reset_view()
+    viewer.scene.camera.zoom *= 3
+    press(form, "Wipe")
+    QTest.qWait(500)
+    save(window(viewer), "wipe")
+    press(form, "Wipe")
     viewer.close()
 
 
@@ -110,7 +194,7 @@ def before_after() -> None:
         (samples.cells, (30, 33), 16),
     ):
         layer = add(viewer, make)[-1]
-        form["mode"].value = MEMORY
+        pick(form, MEMORY)
         form.run()
         wait(lambda: not form.running)
         result = viewer.layers[-1]
@@ -139,8 +223,8 @@ def live() -> None:
     """A live layer of which the middle has arrived, and the edges have not."""
     viewer, form = open_viewer()
     add(viewer, samples.tissue)
-    form["tile"].value = "24"
-    form["mode"].value = LIVE
+    enter(form, "tile", "24")
+    pick(form, LIVE)
     form.run()
     wait(lambda: bool(live_layers()))
     viewer.reset_view()
@@ -161,15 +245,14 @@ def live() -> None:
 def to_disk() -> None:
     """A run to disk with its progress in the widget and in the activity dock."""
     viewer, form = open_viewer()
-    keywords = samples.fields()[0][1]
-    land = samples._binned(samples._farmland(2048, np.random.default_rng(3)), 2)
-    viewer.add_image(land.astype(np.uint8), **keywords)
-    form["mode"].value = DISK
+    pixels, keywords, _ = samples.fields()[0]
+    viewer.add_image(np.tile(pixels, (4, 4, 1)), **keywords)
+    pick(form, DISK)
     with tempfile.TemporaryDirectory() as folder:
-        form["target"].value = Path(folder, "farmland-upscaled.ome.zarr")
-        form["tile"].value = "96"
+        enter(form, "target", str(Path(folder, "farmland-upscaled.ome.zarr")))
+        enter(form, "tile", "96")
         form.run()
-        wait(lambda: form.native.findChild(QProgressBar).value() >= 30)
+        wait(lambda: form.findChild(QProgressBar).value() >= 30)
         save(window(viewer), "to-disk")
         form.cancel()
         wait(lambda: not form.running)
@@ -186,12 +269,7 @@ def preferences() -> None:
         if "swin2sr" in dialog._list.item(row).text().lower():
             dialog._list.setCurrentRow(row)
     QTest.qWait(500)
-    image = dialog.grab().toImage().convertToFormat(QImage.Format.Format_RGBA8888)
-    bits = image.constBits()
-    bits.setsize(image.sizeInBytes())
-    shape = image.height(), image.bytesPerLine() // 4, 4
-    pixels = np.frombuffer(bits, np.uint8).reshape(shape)[:, : image.width()].copy()
-    save(pixels, "preferences")
+    save(grab(dialog), "preferences")
     dialog.close()
     viewer.close()
 
