@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_swin2sr.plugin.estimate import estimate_need
+from napari_swin2sr.plugin.estimate import Need, estimate_need
 from napari_swin2sr.plugin.layer_source import LayerSource, layer_source, spatial_image
 from napari_swin2sr.plugin.modes import DISK, LIVE, MEMORY, in_viewer
 from napari_swin2sr.plugin.placement import visible_region
@@ -156,17 +156,38 @@ def need_words(
     height, width = _seen(source, region)
     if mode == LIVE and height > viewer.canvas.size[0]:
         return "Shows the original until you zoom in"
-    halo = model.config.halo(options.halo)
-    window = model.config.window_size
-    seen = list(shape)
+    need = need_in_view(source, region, options, model)
+    return f"{height:,} × {width:,} px in view: {need.time}".rstrip(": ")
+
+
+def need_in_view(
+    source: LayerSource,
+    region: tuple[tuple[int, int], ...],
+    options: UpscaleOptions,
+    model: ModelChoice,
+) -> Need:
+    """Return what the visible region needs: its own pixels and their halo."""
+    config, shape = model.config, list(source.layout.shape)
+    assert config is not None
+    halo, window = config.halo(options.halo), config.window_size
     for axis, (first, last) in enumerate(region):
-        seen[axis] = last - first
         if axis in (source.layout.y, source.layout.x):
             start = max(0, first // window * window - halo)
             stop = min(shape[axis], -(-last // window) * window + halo)
-            seen[axis] = stop - start
-    need = estimate_need(tuple(seen), *about)
-    return f"{height:,} × {width:,} px in view: {need.time}".rstrip(": ")
+            shape[axis] = stop - start
+        else:
+            shape[axis] = last - first
+    side = max(shape[source.layout.y], shape[source.layout.x])
+    if options.tile is not None and side <= options.tile + 2 * halo:
+        options = options.replace(tile=side)  # as `modes.cut_out` does
+    return estimate_need(
+        tuple(shape),
+        source.layout.axes,
+        source.data.dtype,
+        options,
+        config,
+        model.n_parameters,
+    )
 
 
 def _seen(source: LayerSource, region: tuple[tuple[int, int], ...]) -> tuple[int, int]:

@@ -55,6 +55,7 @@ class OptionsForm(QWidget):
         self._choices = choices
         form = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
+        form.setRowWrapPolicy(form.RowWrapPolicy.WrapLongRows)
         form.setFieldGrowthPolicy(form.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._editors: dict[str, QComboBox | QLineEdit] = {}
         for option in ADVANCED:
@@ -225,6 +226,9 @@ class AxesTable(QWidget):
             box.setSizeAdjustPolicy(
                 box.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
+            policy = box.sizePolicy()
+            policy.setHorizontalPolicy(QSizePolicy.Policy.Ignored)
+            box.setSizePolicy(policy)
             box.setToolTip(f"What axis {place} is: {_AXES.get(letter, 'not known')}")
             box.setAccessibleName(f"Axis {place}")
             box.setProperty("letter", letter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -151,6 +152,8 @@ def show_result(viewer: ViewerModel, source: Image, result: Image) -> None:
     Contrast is linked, so that showing it again compares like with like.
     """
     _SOURCES[result] = weakref.ref(source)
+    # What the layer list shows as tooltip; napari has no other place for it.
+    result.get_source_str = functools.partial(_tooltip, weakref.ref(result))
     viewer.add_layer(result)
     if source not in viewer.layers:  # deleted meanwhile
         return
@@ -158,6 +161,21 @@ def show_result(viewer: ViewerModel, source: Image, result: Image) -> None:
         source.visible = False
     if not source.rgb:
         viewer.layers.link_layers([source, result], ("contrast_limits", "gamma"))
+
+
+def _tooltip(result: weakref.ref[Image]) -> str:
+    """Return where a result comes from, line by line."""
+    layer = result()
+    if layer is None or METADATA_KEY not in layer.metadata:
+        return ""
+    made = layer.metadata[METADATA_KEY]
+    lines = [str(layer.name), f"Source: {made.get('source')}"]
+    lines.append(f"Model: {made.get('model')} (×{made.get('upscale')})")
+    if file := made.get("run", {}).get("file"):
+        lines.append(f"File: {file}")
+    if error := made.get("error_layer"):
+        lines.append(f"Error layer: {error}")
+    return "\n".join(lines)
 
 
 def made_from(result: Layer, layers: Iterable[Layer]) -> Image | None:

@@ -37,7 +37,7 @@ from qtpy.QtWidgets import (
 )
 from superqt.utils import qdebounced
 
-from napari_swin2sr.errors import Swin2SRError
+from napari_swin2sr.errors import Swin2SRError, TilesFailedError
 from napari_swin2sr.plugin import samples
 from napari_swin2sr.plugin.before import (
     image_words,
@@ -808,7 +808,10 @@ def _as_file_name(name: str) -> str:
 
 def said_here(error: Exception) -> str:
     """Return a message in the widget's words, not those of the command line."""
-    text = str(error) or "It failed; the details say where."
+    text = str(error).partition("\n")[0] or "It failed; the details say where."
+    if isinstance(error, TilesFailedError) and error.failed:
+        cause = next(iter(error.failed.values()))
+        text = f"{len(error.failed)} tiles could not be computed: {cause}"
     for there, here in _SAID_HERE.items():
         text = text.replace(there, here)
     return text[:1].upper() + text[1:]
