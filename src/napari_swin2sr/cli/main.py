@@ -11,7 +11,16 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from napari_swin2sr.cli import demo, evaluate, export, info, inspect, train, upscale
+from napari_swin2sr.cli import (
+    demo,
+    evaluate,
+    export,
+    info,
+    inspect,
+    page,
+    train,
+    upscale,
+)
 from napari_swin2sr.cli.console import (
     EXIT_CODES,
     EXIT_FAILURE,
@@ -62,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     inspect.add_parser(commands)
     info.add_parsers(commands)
     demo.add_parser(commands)
+    page.add_parser(commands)
     train.add_parser(commands)
     evaluate.add_parser(commands)
     export.add_parser(commands)
