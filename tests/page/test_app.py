@@ -39,15 +39,23 @@ def stand_in_model(monkeypatch):
     monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
 
 
-def text_of(chromium, wanted: str, seconds: float = 30) -> str:
-    """Wait until the page says something."""
+def wait_for(look, what: str, seconds: float = 60):
+    """Wait until the page shows something; return it."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        text = chromium.find_element("id", "facts").text
-        if wanted in text:
-            return text
+    while not (found := look()):
+        assert time.monotonic() < end, what
         time.sleep(0.1)
-    raise AssertionError(f"{wanted!r} is not in {text!r}")
+    return found
+
+
+def text_of(chromium, wanted: str) -> str:
+    """Wait until the page says something."""
+
+    def look():
+        text = chromium.find_element("id", "facts").text
+        return text if wanted in text else ""
+
+    return wait_for(look, wanted)
 
 
 @needs_gradio
@@ -73,10 +81,13 @@ def test_a_visit(tmp_path, monkeypatch):
             chromium.find_element("id", "run").click()
             assert "192 x 240 (YX), uint16" in text_of(chromium, "Result")
 
-            pictures = chromium.find_elements("css selector", "#slider img")
-            widths = [p.get_property("naturalWidth") for p in pictures]
-            assert widths == [widths[0]] * 2
-            assert widths[0] > 500
+            def widths():
+                pictures = chromium.find_elements("css selector", "#slider img")
+                found = {p.get_property("naturalWidth") for p in pictures}
+                return len(pictures) == 2 and 0 not in found and found
+
+            (width,) = wait_for(widths, "two pictures of one size")
+            assert width > 500
             handle = chromium.find_element("css selector", "#slider .inner")
             before = handle.rect["x"]
             drag = ActionChains(chromium).move_to_element(handle).click_and_hold()
@@ -84,10 +95,7 @@ def test_a_visit(tmp_path, monkeypatch):
             assert handle.rect["x"] == pytest.approx(before - 90, abs=3)
 
             chromium.find_element("id", "download").click()
-            end = time.monotonic() + 20
-            while not (found := list(downloads.glob("*.tif"))):
-                assert time.monotonic() < end
-                time.sleep(0.1)
+            found = wait_for(lambda: list(downloads.glob("*.tif")), "a download")
             assert found[0].name == "mine-default.tif"
             result = tifffile.imread(found[0])
             assert result.dtype == np.uint16
