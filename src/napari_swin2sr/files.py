@@ -24,6 +24,7 @@ from napari_swin2sr.formats.pyramid import block_means
 from napari_swin2sr.options import RunOptions, UpscaleOptions, check_part
 from napari_swin2sr.replace import finish_replacement, replace_folder
 from napari_swin2sr.runs import resources
+from napari_swin2sr.runs.error_bars import Pairs, PairSink
 from napari_swin2sr.runs.export import export
 from napari_swin2sr.runs.fingerprint import sample_hash
 from napari_swin2sr.runs.job import Job, TargetState, damaged_tiles
@@ -38,6 +39,7 @@ from napari_swin2sr.runs.runner import (
 from napari_swin2sr.runs.tile_store import TileStore, tile_grid
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
 
     from napari_swin2sr.image.record import SpatialImage
@@ -76,6 +78,7 @@ def upscale_file(
     device: str = "auto",
     precision: str = "auto",
     dtype: str | None = None,
+    trust: bool | float = False,
 ) -> Path | str:
     """Super-resolve an image file into another one; any size, any interruption.
 
@@ -122,6 +125,9 @@ def upscale_file(
         Refuse to begin when the disk has no space for the result.
     axes, rgb, value_range, nodata, tile, halo, device, precision, dtype : optional
         As for `apply`.
+    trust : bool or float, optional
+        Write error bars too, as for `apply`: of an OME-Zarr as a second image, the
+        group ``trust`` inside it; of a file ``NAME.SUFFIX`` as ``NAME_trust.tif``.
 
     Returns
     -------
@@ -153,6 +159,7 @@ def upscale_file(
         device=device,
         precision=precision,
         dtype=dtype,
+        trust=trust,
     )
     options = RunOptions(
         series=series,
@@ -174,6 +181,8 @@ def upscale_file(
     )
     location = Location.from_user(target)
     job = Job.plan(source, location, kind, image, upscale_options, options)
+    if job.error_file is not None:
+        check_place(source, job.error_file)
     _execute(job, options, progress, cancel, executor)
     return location.place
 
@@ -210,6 +219,8 @@ def upscale_image(
     check_place(image.source if is_file else source, target)
     location = Location.from_user(target)
     job = Job.plan(source, location, kind, image, upscale_options, run_options)
+    if job.error_file is not None and is_file:
+        check_place(image.source, job.error_file)
     _execute(job, run_options, progress, cancel)
     return location.place
 
@@ -232,7 +243,8 @@ def verify_file(
     Returns
     -------
     dict of int to list of tuple of int
-        Number of the level -> tiles that are missing or damaged; {} if all is well.
+        Number of the level -> tiles that are missing or damaged, in the image or in
+        its error bars; {} if all is well.
 
     Raises
     ------
@@ -247,9 +259,11 @@ def verify_file(
     runner = Runner(progress=progress, cancel=cancel)
     bad = {}
     for number in range(store.n_levels):
-        there = set(store.finished(number))
-        every = set(np.ndindex(*tile_grid(store.level(number)).grid_shape))
-        wrong = damaged_tiles(store, number, there, runner) | (every - there)
+        wrong = set()
+        for part in store.parts:
+            there = set(part.finished(number))
+            every = set(np.ndindex(*tile_grid(part.level(number)).grid_shape))
+            wrong |= damaged_tiles(part, number, there, runner) | (every - there)
         if wrong:
             bad[number] = sorted(wrong)
     return bad
@@ -313,16 +327,29 @@ def _confirm(job: Job, runner: Runner, verify: bool) -> None:
 def _run_in_memory(job: Job, runner: Runner, options: RunOptions) -> None:
     """Compute a small result as a NumPy array and write the file."""
     pixels = np.empty(job.lazy.shape, job.lazy.dtype)
+    blocks: Any = job.lazy
+    sink: Any = pixels
+    error = None
+    if job.error is not None:
+        error = np.empty(pixels.shape, job.error.data.dtype)
+        blocks, sink = Pairs(job.lazy), PairSink(pixels, error)
     try:
-        overhead = job.lazy.plan.pixel_overhead
-        runner.run(job.lazy, pixels, pixel_overhead=overhead)
-        levels = [pixels]
-        if job.kind is Kind.TIFF:
-            for _ in job.shapes[1:]:
-                levels.append(block_means(levels[-1], job.axes, job.lazy.nodata))
-        _export(job, levels, runner, options)
+        runner.run(blocks, sink, pixel_overhead=job.lazy.plan.pixel_overhead)
+        has_levels = job.kind is Kind.TIFF
+        levels = _in_memory_levels(job, pixels, job.lazy.nodata, has_levels)
+        of_error = () if error is None else _in_memory_levels(job, error, None, True)
+        _export(job, levels, of_error, runner, options)
     except Cancelled as error:
         raise Cancelled(f"{error}; nothing was written") from error
+
+
+def _in_memory_levels(
+    job: Job, pixels: Any, nodata: float | None, is_pyramid: bool
+) -> list[Any]:
+    levels = [pixels]
+    for _ in job.shapes[1:] if is_pyramid else ():
+        levels.append(block_means(levels[-1], job.axes, nodata))
+    return levels
 
 
 def _run_in_store(
@@ -375,29 +402,46 @@ def _complete(job: Job, store: TileStore, runner: Runner, options: RunOptions) -
     job.remove_temporary_files()
     if job.kind is Kind.ZARR:
         changed = job.warn_if_source_changed()
-        store.complete(job.ome_attributes(job.lazy.ranges), source_changed=changed)
+        job.complete(store, job.lazy.ranges, source_changed=changed)
         if store.location != job.target:
             replace_folder(store.location.path, job.target.path)
         return
-    levels = [store.level(number) for number in range(store.n_levels)]
-    _export(job, levels, runner, options)
+    levels, *of_error = (
+        [part.level(number) for number in range(part.n_levels)] for part in store.parts
+    )
+    _export(job, levels, of_error[0] if of_error else (), runner, options)
     try:
         store.discard()
     except OutputError as error:  # somebody has put something into it
         logger.warning("%s", error)
 
 
-def _export(job: Job, levels: list[Any], runner: Runner, options: RunOptions) -> None:
+def _export(
+    job: Job,
+    levels: Sequence[Any],
+    of_error: Sequence[Any],
+    runner: Runner,
+    options: RunOptions,
+) -> None:
+    """Write the file, and its error bars directly before it gets its name."""
     job.warn_if_source_changed()
+    common: dict[str, Any] = {
+        "cog": job.cog,
+        "software": job.software,
+        "progress": runner.progress,
+        "cancel": runner.cancel,
+    }
+
+    def write_error() -> None:
+        if job.error is not None and job.error_file is not None:
+            job.check_error_file(options.overwrite)  # that nobody has put one there
+            error = dataclasses.replace(job.error, data=of_error[0])
+            export(error, of_error[1:], job.error_file, **common)
+
+    image = dataclasses.replace(job.image, data=levels[0])
+    target, overwrite = job.target.path, options.overwrite
     export(
-        dataclasses.replace(job.image, data=levels[0]),
-        levels[1:],
-        job.target.path,
-        cog=job.cog,
-        software=job.software,
-        overwrite=options.overwrite,
-        progress=runner.progress,
-        cancel=runner.cancel,
+        *(image, levels[1:], target), overwrite=overwrite, last=write_error, **common
     )
 
 

@@ -38,6 +38,9 @@ OME_VERSIONS = ("0.5", "0.4")
 DEFAULT_HALO = 48
 """Input pixels of real context per side: no seam above 0.02 of 255 levels."""
 
+DEFAULT_TRUST, TRUST = 0.9, (0.5, 0.99)
+"""Share of the pixels whose truth an error bar is to hold, and the shares allowed."""
+
 DEFAULT_TILE = 1024
 """Input pixels per side of a tile's core, at least: see `tiles.plan.default_tile`."""
 
@@ -96,6 +99,11 @@ class UpscaleOptions:
     dtype: str | None = _option(
         None, "Type of the result's numbers [that of the input]"
     )
+    trust: bool | float = _option(
+        False,
+        "Make error bars too: half-widths within which the truth lies for LEVEL of the "
+        f"pixels, {TRUST[0]} to {TRUST[1]} [{DEFAULT_TRUST}]",
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be right whatever the image and the model."""
@@ -121,6 +129,7 @@ class UpscaleOptions:
             raise OptionError(
                 f"precision={self.precision!r} is not one of {', '.join(PRECISIONS)}"
             )
+        object.__setattr__(self, "trust", check_trust(self.trust))
 
     def replace(self, **changes: Any) -> UpscaleOptions:
         """Return a copy with some values changed."""
@@ -170,9 +179,9 @@ class RunOptions:
                 "part with overwrite or without resume: a part must not delete what "
                 "the others have made. Delete the old result first"
             )
-        if self.workers is not None and self.workers < 1:
+        if self.workers is not None and not _is_whole(self.workers, least=1):
             raise OptionError(
-                f"workers={self.workers} is not a positive number of threads"
+                f"workers={self.workers!r} is not a positive number of threads"
             )
 
 
@@ -195,6 +204,26 @@ def check_part(part: tuple[int, int] | str | None) -> tuple[int, int] | None:
             f"part={part!r} is not I/N with I from 0 to N - 1, such as 0/16 ... 15/16"
         )
     return i, n
+
+
+def check_trust(trust: object) -> float | Literal[False]:
+    """Return the share of the pixels that error bars are to hold, or False for none.
+
+    Raises
+    ------
+    OptionError
+        If it is neither true, false nor such a share.
+    """
+    if trust is None or trust is False:
+        return False
+    if trust is True:
+        return DEFAULT_TRUST
+    if not isinstance(trust, Real) or not TRUST[0] <= float(trust) <= TRUST[1]:
+        raise OptionError(
+            f"trust={trust!r} is neither True, False nor a share of the pixels from "
+            f"{TRUST[0]} to {TRUST[1]}, such as {DEFAULT_TRUST}"
+        )
+    return float(trust)
 
 
 def check_halo(halo: Halo, window: int = 1) -> None:

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 RECORD = "napari_swin2sr"
 """Name of our own attributes and records: what carries it was made by us."""
 
+ERROR_GROUP = "trust"
+"""Name of the group inside an OME-Zarr that holds the error bars of its image."""
+
 _PARTIAL, _REPLACED = ".partial", ".replaced"
 _OLD, _OWNER = "old", "owner.json"  # inside a folder `.NAME.<random>.replaced`
 _RANDOM = r"[0-9a-f]{32}"
@@ -140,7 +143,7 @@ def remove_drafts(target: Path) -> None:
             continue
         if path.is_file():
             path.unlink(missing_ok=True)
-        elif path.is_dir() and not foreign_keys(_keys(path)):
+        elif path.is_dir() and not foreign_keys(_keys(path), has_own_error(path)):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -198,7 +201,7 @@ def discard_store(place: Path) -> None:
     """
     if not os.path.lexists(place):
         return
-    _refuse_foreign(place, foreign_keys(_keys(place)))
+    _refuse_foreign(place, foreign_keys(_keys(place), has_own_error(place)))
     is_ours = RECORD in _attributes(place) or _is_damaged(place)
     if place.is_symlink() or not is_ours:
         raise OutputError(
@@ -210,10 +213,12 @@ def discard_store(place: Path) -> None:
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def discard_objects(place: str, store: Any, keys: Iterable[str]) -> None:
+def discard_objects(
+    place: str, store: Any, keys: Iterable[str], has_error: bool = False
+) -> None:
     """Delete a tile store at a URL with these keys, if all are its own."""
     keys = list(keys)
-    _refuse_foreign(place, foreign_keys(keys))
+    _refuse_foreign(place, foreign_keys(keys, has_error))
     delete_objects(store, sorted(keys, key=lambda key: -key.count("/")))
 
 
@@ -342,9 +347,23 @@ def _remove_aside(aside: Path) -> None:
 # -- what a folder holds --------------------------------------------------------------
 
 
-def foreign_keys(keys: Iterable[str]) -> list[str]:
-    """Return those of the files of a tile store that no tile store has."""
-    return [k for k in keys if not (_OWN_KEY.fullmatch(k) or _is_harmless(k))]
+def foreign_keys(keys: Iterable[str], has_error: bool = False) -> list[str]:
+    """Return those of the files of a tile store that no tile store has.
+
+    With error bars of ours (`has_error`) there is a second store inside it.
+    """
+    head = f"{ERROR_GROUP}/" if has_error else ""
+    return [
+        key
+        for key in keys
+        if not (_OWN_KEY.fullmatch(key.removeprefix(head)) or _is_harmless(key))
+    ]
+
+
+def has_own_error(folder: Path) -> bool:
+    """Tell whether a tile store holds error bars that this program has made."""
+    inside = folder / ERROR_GROUP
+    return inside.is_dir() and (RECORD in _attributes(inside) or _is_damaged(inside))
 
 
 def foreign_content(folder: Path) -> list[str]:
@@ -356,7 +375,7 @@ def foreign_content(folder: Path) -> list[str]:
     if not _is_zarr(folder):
         return [k for k in _keys(folder) if not _is_harmless(k)]
     if _is_damaged(folder):
-        return foreign_keys(_keys(folder))
+        return foreign_keys(_keys(folder), has_own_error(folder))
     paths = _array_paths(folder)
     groups = {"", *(f"{p}/" for path in paths for p in _parents(path))}
 
@@ -431,6 +450,9 @@ def _array_paths(folder: Path) -> list[str]:
             paths |= {str(d["path"]).strip("/") + "/" for d in multiscale["datasets"]}
     if RECORD in attributes:
         paths |= {f"{p.name}/" for p in folder.iterdir() if p.name.isdecimal()}
+        if has_own_error(folder):
+            inside = _array_paths(folder / ERROR_GROUP)
+            paths |= {f"{ERROR_GROUP}/{path}" for path in inside}
     return sorted(paths)
 
 

@@ -5,12 +5,13 @@ Wires the layers below; importing it loads neither PyTorch nor dask.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
 import uuid
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +20,12 @@ from napari_swin2sr.errors import InputError, OptionError
 from napari_swin2sr.formats import as_image
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.intensity import fit_ranges
-from napari_swin2sr.image.sources import check_dtype
-from napari_swin2sr.image.xarray import (
-    is_dataarray,
-    like_dataarray,
-)
+from napari_swin2sr.image.sources import ReadOnce, check_dtype
+from napari_swin2sr.image.xarray import is_dataarray, like_dataarray, with_error
 from napari_swin2sr.options import UpscaleOptions
-from napari_swin2sr.tiles.lazy import LazyUpscaled
+from napari_swin2sr.tiles.lazy import ErrorScale, LazyUpscaled
 from napari_swin2sr.tiles.plan import check_n_blocks, default_tile, plan_tiles
+from napari_swin2sr.trust.calibration import level_index, load_calibration
 from napari_swin2sr.trust.suitability import (
     CLEAN_ONLY,
     INTERPOLATION,
@@ -50,6 +49,13 @@ SMALL_BYTES = 2**24
 """Arrays in memory are named by their content up to this size, else at random."""
 
 
+class ImageWithError(NamedTuple):
+    """A super-resolved image, and the half-width of the error bar of each pixel."""
+
+    image: da.Array
+    error: da.Array
+
+
 def apply(
     array: Any,
     model: str | os.PathLike[str] = "default",
@@ -63,7 +69,8 @@ def apply(
     device: str = "auto",
     precision: str = "auto",
     dtype: Any = None,
-) -> da.Array:
+    trust: bool | float = False,
+) -> Any:
     """Super-resolve an image of any size, lazily.
 
     Nothing is computed here: a bounded sample of pixels is read to choose the value
@@ -100,12 +107,20 @@ def apply(
         "auto" (float32), "fp32", "bf16" or "fp16".
     dtype : dtype, optional
         Type of the result's numbers; by default that of the input.
+    trust : bool or float, optional
+        Return error bars too: half-widths within which the truth lies for this share
+        of the pixels of images like the calibration's, 0.5 to 0.99; True is 0.9.
 
     Returns
     -------
     dask.array.Array or xarray.DataArray
         As the input: axes in the same order, Y and X times the model's factor, one
-        chunk per tile, same value range.
+        chunk per tile, same value range. With `trust` a named pair ``(image, error)``
+        of dask arrays, or for a DataArray an xarray.Dataset with variables `image` and
+        `error`. The image is the same as without `trust`. `error` is float32, >= 0, in
+        the units of the image, with the same axes and chunks; NaN where the image is
+        missing or transparent, and in an alpha channel, which is interpolated. Both
+        come from one forward: computing them together costs one.
 
     Raises
     ------
@@ -114,7 +129,8 @@ def apply(
     OptionError
         If an option has a value that is not allowed.
     WeightsError
-        If the model cannot be found or downloaded.
+        If the model cannot be found or downloaded; with `trust` also if it has no
+        error head or no calibration.
 
     Examples
     --------
@@ -133,14 +149,19 @@ def apply(
         device=device,
         precision=precision,
         dtype=None if dtype is None else _dtype_name(dtype),
+        trust=trust,
     )
     image = as_image(array, options)
     lazy = prepare(image, options)
-    result: da.Array = lazy.dask()
-    if is_dataarray(array):
-        record = {"napari_swin2sr": json.dumps(provenance(lazy))}
-        result = like_dataarray(array, result, image.axes, lazy.upscale, record)
-    return result
+    pixels, error = lazy.dask_pair() if options.trust else (lazy.dask(), None)
+    if not is_dataarray(array):
+        return pixels if error is None else ImageWithError(pixels, error)
+    record = {"napari_swin2sr": json.dumps(provenance(lazy))}
+    result = like_dataarray(array, pixels, image.axes, lazy.upscale, record)
+    if error is None:
+        return result
+    text = f"half-width of the error bars that hold {100 * options.trust:g} % of pixels"
+    return with_error(result, error, text)
 
 
 def inspect(
@@ -185,7 +206,9 @@ def inspect(
         If it is a path, and the file cannot be read.
     """
     options = UpscaleOptions(axes=axes, rgb=rgb)
-    return assess(as_image(array, options), value_range, nodata)
+    image = as_image(array, options)
+    image = dataclasses.replace(image, data=ReadOnce(image.data))
+    return assess(image, value_range, nodata)
 
 
 def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
@@ -196,11 +219,15 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     """
     layout = resolve_axes(image.shape, image.axes)
     check_dtype(image.data.dtype)
-    options = _with_suitable_model(image, options)
+    sample = image
+    if options.model == "auto" or options.model in CLEAN_ONLY:
+        sample = dataclasses.replace(image, data=ReadOnce(image.data))
+        options = _with_suitable_model(sample, options)
     dtype = _output_dtype(image.data.dtype, options.dtype)
     handle = ModelHandle.open(options.model, options.device, options.precision)
     config = handle.config
     _check_channels(layout, config)
+    scale = _error_scale(handle, options.trust) if options.trust else None
     plan = plan_tiles(
         layout.plane_shape,
         core=options.tile or default_tile(config, options.halo),
@@ -211,7 +238,7 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
     check_n_blocks(math.prod(plan.grid_shape) * layout.n_planes)
     nodata = image.nodata if options.nodata is None else options.nodata
     _warn_about_choices(layout, np.dtype(image.data.dtype), dtype, options)
-    ranges = fit_ranges(image.data, layout, options.value_range, nodata=nodata)
+    ranges = fit_ranges(sample.data, layout, options.value_range, nodata=nodata)
     return LazyUpscaled(
         image.data,
         layout,
@@ -221,6 +248,7 @@ def prepare(image: SpatialImage, options: UpscaleOptions) -> LazyUpscaled:
         dtype=dtype,
         nodata=nodata,
         token=None if _names_itself(image.data) else uuid.uuid4().hex,
+        error_scale=scale,
     )
 
 
@@ -230,6 +258,8 @@ def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
 
     handle = lazy.block
     assert isinstance(handle, ModelHandle)
+    scale = lazy.error_scale
+    trust = {} if scale is None else {"trust": dict(scale.record)}
     return {
         "software": f"napari-swin2sr {version('napari-swin2sr')}",
         "model": handle.name,
@@ -239,6 +269,7 @@ def provenance(lazy: LazyUpscaled) -> dict[str, Any]:
         "halo": lazy.plan.halo,
         "precision": "fp32" if handle.precision == "auto" else handle.precision,
         "value_range": [value_range.to_json() for value_range in lazy.ranges],
+        **trust,
     }
 
 
@@ -249,8 +280,6 @@ def _with_suitable_model(
     image: SpatialImage, options: UpscaleOptions
 ) -> UpscaleOptions:
     """Choose the model for "auto"; say so where one amplifies the noise of an image."""
-    if options.model != "auto" and options.model not in CLEAN_ONLY:
-        return options
     found = assess(image, options.value_range, options.nodata)
     if options.model == "auto":
         if found.recommendation == INTERPOLATION:
@@ -267,6 +296,25 @@ def _with_suitable_model(
             *(options.model, -gain.mean, -gain.high, -gain.low),
         )
     return options
+
+
+def _error_scale(handle: ModelHandle, level: float) -> ErrorScale:
+    """Return what makes error bars of the model's half-widths, for the worst kind."""
+    calibration = load_calibration(handle.resolved)
+    number = level_index(level)
+    worst = max(calibration.groups, key=lambda group: group.factors[number])
+    record = {
+        "level": level,
+        "factor": worst.factors[number],
+        "kind": worst.kind,
+        "noise": worst.noise,
+        "images": worst.images,
+        "certified": level <= worst.certified,
+        "model_sha256": calibration.model_sha256,
+        "error_head_sha256": calibration.error_head_sha256,
+        "date": calibration.date,
+    }
+    return ErrorScale(calibration.factor(level), tuple(record.items()))
 
 
 def _names_itself(source: Any) -> bool:

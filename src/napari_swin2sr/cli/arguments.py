@@ -73,12 +73,24 @@ def parse_integers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def parse_trust(text: str) -> float:
+    """Return a share of the pixels."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share of the pixels, such as 0.9. A file does not go "
+            "directly behind it: put it behind the files, or write --trust=0.9"
+        ) from None
+
+
 _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "str": (str, "TEXT"),
     "int": (int, "N"),
     "float": (float, "X"),
     "Halo": (parse_halo, "N|exact"),
     "RangeSpec": (parse_range, "LOW,HIGH"),
+    "bool | float": (parse_trust, "LEVEL"),
     "tuple[int, int] | str": (str, "I/N"),
     "tuple[int, ...]": (parse_integers, "N,N,..."),
     "tuple[float, float]": (parse_pair, "LOW,HIGH"),
@@ -125,6 +137,8 @@ def _add_flag(group: Any, field: dataclasses.Field[Any]) -> str:
     read, metavar = _PARSERS[annotation]
     if field.metadata["choices"]:  # checked by the class, which may allow more
         metavar = "|".join(field.metadata["choices"])
+    if annotation.startswith("bool |"):  # the flag alone is True
+        common |= {"nargs": "?", "const": True}
     group.add_argument(flag, type=read, metavar=metavar, **common)
     return flag
 

@@ -118,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
         finally:
             report.close()
     if args.json:
-        write_json_line({"event": "result", "output": output})
+        write_json_line(
+            {"event": "result", "output": output, **_error_of(output, options)}
+        )
     elif not args.quiet:
         print_path(output)
     return EXIT_OK
@@ -130,6 +132,15 @@ def _upscale_file(
     from napari_swin2sr.files import upscale_file
 
     return upscale_file(source, target, progress=report, cancel=token, **options)
+
+
+def _error_of(output: str | Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a record says about the error bars of a result."""
+    if not options["trust"]:
+        return {}
+    from napari_swin2sr.runs.error_bars import error_place
+
+    return {"error": error_place(output)}
 
 
 def _fetch_model(name: str, *, quiet: bool) -> str:
@@ -155,6 +166,7 @@ def _upscale_many(
 ) -> int:
     """Upscale one file after the other; a failing one does not stop the others."""
     items = plan(sources, folder, args.format)
+    _check_error_files(items, options)
     sha256 = _fetch_model(options["model"], quiet=args.quiet)
     make_folder(folder)
     run_options = {f.name for f in dataclasses.fields(RunOptions)} - set(SAME_RESULT)
@@ -185,7 +197,7 @@ def _upscale_many(
                     fail(args, error)
                     failed.append(item)
                 else:
-                    _report_result(args, item, skipped)
+                    _report_result(args, item, skipped, options)
                 report.file_done()
         finally:
             report.close()
@@ -206,7 +218,9 @@ def _upscale_many(
     return EXIT_INCOMPLETE
 
 
-def _report_result(args: argparse.Namespace, item: Item, skipped: bool) -> None:
+def _report_result(
+    args: argparse.Namespace, item: Item, skipped: bool, options: dict[str, Any]
+) -> None:
     if args.json:
         write_json_line(
             {
@@ -214,6 +228,7 @@ def _report_result(args: argparse.Namespace, item: Item, skipped: bool) -> None:
                 "source": item.source,
                 "output": item.output,
                 "skipped": skipped,
+                **_error_of(item.output, options),
             }
         )
     elif not args.quiet:
@@ -251,6 +266,20 @@ def plan(sources: list[str], folder: Path, suffix: str | None = None) -> list[It
             )
         items.append(Item(source, output))
     return items
+
+
+def _check_error_files(items: list[Item], options: dict[str, Any]) -> None:
+    """Refuse results whose error bars would have one name, or that of a result."""
+    taken = {str(item.output).casefold(): item.source for item in items}
+    for item in items:
+        error = _error_of(item.output, options).get("error")
+        other = taken.setdefault(str(error).casefold(), item.source) if error else ""
+        if error and other != item.source:
+            raise OptionError(
+                f"{item.source}: its error bars would be {error}, and so would "
+                f"something of {other}. Nothing was done; give them different output "
+                "folders"
+            )
 
 
 def _expand(name: str, folder: Path) -> Iterator[str]:

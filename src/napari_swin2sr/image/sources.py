@@ -32,11 +32,38 @@ PILLOW_CONVERTED |= dict.fromkeys(("CMYK", "YCbCr", "LAB", "HSV", "RGBX"), "RGB"
 """Pillow's modes whose pixels are no gray, RGB or RGBA, and what they become."""
 
 
+READ_ONCE_BYTES = 2**28
+"""What `ReadOnce` keeps; more is read again."""
+
+
 class Pixels(NamedTuple):
     """A lazy source, and what its library says about the axes."""
 
     source: Any
     axes: str | None = None
+
+
+class ReadOnce:
+    """An array of which blocks that were read are kept, up to a number of bytes.
+
+    For the bounded sample of pixels that several look at before anything runs.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.dtype, self.shape = array.dtype, tuple(array.shape)
+        self._array, self._left = array, READ_ONCE_BYTES
+        self._blocks: dict[tuple[tuple[int, int], ...], NDArray[Any]] = {}
+
+    def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
+        """Return a block, not to be written to."""
+        key = tuple((part.start, part.stop) for part in index)
+        block = self._blocks.get(key)
+        if block is None:
+            block = read_block(self._array, index)
+            if block.nbytes <= self._left:
+                self._left -= block.nbytes
+                self._blocks[key] = block
+        return block
 
 
 class Adapter:

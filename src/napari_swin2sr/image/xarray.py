@@ -30,6 +30,7 @@ _DIMENSIONS = {
     "S": "s sample samples rgb rgba color color",
 }
 _AXES = {name: axis for axis, names in _DIMENSIONS.items() for name in names.split()}
+_OF_THE_GRID = ("units", "GeoTransform", "transform", "res", "crs", "grid_mapping")
 _NODATA_ATTRIBUTES = ("_FillValue", "nodata", "missing_value")
 
 
@@ -97,6 +98,25 @@ def like_dataarray(
     return xarray.DataArray(
         data, coords=coords, dims=array.dims, name=array.name, attrs=merged
     )
+
+
+def with_error(image: Any, error: Any, long_name: str) -> Any:
+    """Put a DataArray and its error, pixels on the same grid, into a Dataset.
+
+    The error keeps those attributes that say where it is and in which unit.
+    """
+    xarray = sys.modules["xarray"]
+    taken = {"image", "error"} & {str(name) for name in (*image.coords, *image.dims)}
+    if taken:
+        raise InputError(
+            f"with trust the result has variables image and error, but the array has "
+            f"coordinates or dimensions of that name: {', '.join(sorted(taken))}. "
+            "Rename them first"
+        )
+    attrs = {k: v for k, v in image.attrs.items() if k in _OF_THE_GRID}
+    error = image.copy(data=error).assign_attrs()
+    error.attrs = {"long_name": long_name, **attrs}
+    return xarray.Dataset({"image": image, "error": error})
 
 
 def axes_of(array: Any) -> str | None:

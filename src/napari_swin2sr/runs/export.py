@@ -11,7 +11,7 @@ from napari_swin2sr.replace import scratch_file, written_beside
 from napari_swin2sr.runs.runner import Meter, Progress, check_cancel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from napari_swin2sr.image.record import SpatialImage
@@ -27,11 +27,13 @@ def export(
     overwrite: bool = True,
     progress: Progress | None = None,
     cancel: CancelToken | None = None,
+    last: Callable[[], None] | None = None,
 ) -> None:
     """Write an image (and its lower levels) as TIFF, PNG or JPEG, by the suffix.
 
     Nothing appears under the target's name before it is whole and on the disk; an
-    older file of that name is replaced at that moment.
+    older file of that name is replaced at that moment. What belongs to it is written
+    by `last`, directly before.
     """
     meter = Meter(progress, "export")
 
@@ -56,9 +58,11 @@ def export(
                     as_cloud_optimized(plain, draft)
             else:
                 write_tiff(image, levels, draft, software=software, tick=tick)
+            meter.tile_done((meter.total - 1,))
+            meter.finish()
+            if last is not None:
+                last()
     except Swin2SRError:
         raise
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error}") from error
-    meter.tile_done((meter.total - 1,))
-    meter.finish()

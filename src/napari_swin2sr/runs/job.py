@@ -29,11 +29,20 @@ from napari_swin2sr.formats.pyramid import BlockMeans, level_shapes
 from napari_swin2sr.formats.tiff_write import check_tiff
 from napari_swin2sr.image.intensity import as_dtype
 from napari_swin2sr.replace import (
+    ERROR_GROUP,
     check_name,
     check_replaceable,
     discard_store,
+    has_own_error,
     remove_drafts,
     undo_replacement,
+)
+from napari_swin2sr.runs.error_bars import (
+    Pairs,
+    PairSink,
+    error_image,
+    error_path,
+    shown_ranges,
 )
 from napari_swin2sr.runs.fingerprint import (
     as_json,
@@ -52,6 +61,7 @@ from napari_swin2sr.upscale import prepare, provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -107,6 +117,7 @@ class Job:
     source : what messages call the source
     target, kind : where the result goes, and its format
     image : the record of the result; its `data` computes the pixels
+    error : the record of its error bars, where they were asked for
     fingerprint : what must be the same for tiles of two runs to fit together
     ome_version : of an OME-Zarr, "0.5" or "0.4"
     cog : whether a GeoTIFF is to be a cloud optimized one
@@ -116,6 +127,7 @@ class Job:
     target: Location
     kind: Kind
     image: SpatialImage
+    error: SpatialImage | None = None
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     ome_version: str = "0.5"
     cog: bool = False
@@ -142,11 +154,15 @@ class Job:
         if options.nodata is not None:
             result = dataclasses.replace(result, nodata=options.nodata)
         result = result.upscaled(lazy, lazy.upscale)
+        error = None
+        if lazy.error_scale is not None:
+            error = error_image(result, lazy, as_file=kind is not Kind.ZARR)
         job = cls(
             source=source,
             target=target,
             kind=kind,
             image=result,
+            error=error,
             fingerprint=fingerprint,
             ome_version=settings.ome_version,
             cog=settings.cog,
@@ -159,6 +175,9 @@ class Job:
         """Refuse what the target cannot hold, its metadata included."""
         if not self.target.is_url:
             check_name(self.unfinished.path)
+        if self.error_file is not None:
+            assert self.error is not None
+            check_tiff(self.error, self.error_file)
         if self.kind is Kind.PICTURE:
             lazy = self.lazy
             check_picture(lazy.axes, lazy.shape, lazy.dtype, self.target.path)
@@ -231,7 +250,10 @@ class Job:
     @property
     def fits_in_memory(self) -> bool:
         """Whether no tile store is needed."""
-        is_small: bool = self.lazy.nbytes <= SMALL_RESULT_BYTES
+        n_bytes = self.lazy.nbytes + (
+            0 if self.error is None else self.error.data.nbytes
+        )
+        is_small: bool = n_bytes <= SMALL_RESULT_BYTES
         return self.kind is not Kind.ZARR and is_small
 
     @property
@@ -241,8 +263,18 @@ class Job:
 
     def ome_attributes(self, ranges: tuple[ValueRange, ...]) -> dict[str, Any]:
         """Return the metadata that make the finished store an OME-Zarr image."""
-        version: Literal["0.4", "0.5"] = "0.4" if self.ome_version == "0.4" else "0.5"
-        return ome_attributes(self.image, self.shapes, version, ranges)
+        return ome_attributes(self.image, self.shapes, self._version, ranges)
+
+    @property
+    def _version(self) -> Literal["0.4", "0.5"]:
+        return "0.4" if self.ome_version == "0.4" else "0.5"
+
+    @property
+    def error_file(self) -> Path | None:
+        """The file of the error bars, unless they are in the target itself."""
+        if self.error is None or self.kind is Kind.ZARR:
+            return None
+        return error_path(self.target.path)
 
     # -- what is there ----------------------------------------------------------------
 
@@ -262,6 +294,8 @@ class Job:
         if not self.target.is_url:
             undo_replacement(self.target.path)
         state, detail = self._target_state()
+        if not self.check_error_file(overwrite) and state is TargetState.FINISHED:
+            state, detail = TargetState.OUTDATED, ", but its error bars are not there"
         if state in (TargetState.ABSENT, TargetState.UNFINISHED):
             return state
         if overwrite or (state is TargetState.DAMAGED and not resume):
@@ -279,6 +313,28 @@ class Job:
                 "replace it with --overwrite (overwrite=True)"
             )
         return state
+
+    def check_error_file(self, overwrite: bool) -> bool:
+        """Tell whether the error bars are there; refuse to replace a foreign file.
+
+        Those of a file may be there before it: they are given their name first.
+        """
+        path = self.error_file
+        if path is None:
+            if self.error is None or self.target.is_url:
+                return True
+            return not self.target.path.exists() or has_own_error(self.target.path)
+        if not os.path.lexists(path):
+            return False
+        theirs = _fingerprint_of_tiff(path)
+        is_ours = isinstance(theirs, dict) and not differences(self.fingerprint, theirs)
+        if not is_ours and not overwrite:
+            raise OutputError(
+                f"{path}: exists already, and the error bars would be written there. "
+                "Choose another name, or replace it with --overwrite (overwrite=True)"
+            )
+        check_replaceable(path, by_file=True)
+        return True
 
     def _target_state(self) -> tuple[TargetState, str]:
         """Return what the target is now, and what a message says about it."""
@@ -345,9 +401,34 @@ class Job:
                 "fingerprint": dict(self.fingerprint),
                 "complete": False,
             },
+            error_record=self._error_record(),
         )
         self._check_same(store)
         return store
+
+    def _error_record(self) -> dict[str, Any] | None:
+        """Return our own attributes of the group of error bars."""
+        if self.error is None:
+            return None
+        return {
+            "image": "..",
+            **as_json(dict(self.lazy.error_scale.record)),
+            "georeference": as_json(georeference(self.error)),
+            "complete": False,
+        }
+
+    def complete(
+        self, store: TileStore, ranges: tuple[ValueRange, ...], **record: Any
+    ) -> None:
+        """Write the metadata that make the stores images; that of the error first."""
+        if self.error is not None and store.error is not None:
+            shown = shown_ranges(ranges)
+            store.error.complete(
+                ome_attributes(self.error, self.shapes, self._version, shown)
+            )
+            trust = {**store.record.get("trust", {}), "path": ERROR_GROUP}
+            record = {**record, "trust": trust}
+        store.complete(self.ome_attributes(ranges), **record)
 
     def _provenance(self) -> dict[str, Any]:
         if not self.fingerprint:  # a copy, which no network has made
@@ -393,15 +474,22 @@ class Job:
         Tiles from the last moments of an earlier run are decoded first, and all of
         them with `verify`; damaged ones are computed again.
         """
-        sink = self.sink(store)
+        place = self.sink(store)
+        sink: Any = place
+        blocks: Any = self.lazy
+        if self.error is not None:
+            assert store.error is not None
+            blocks, sink = Pairs(self.lazy), PairSink(place, self.sink(store.error))
 
         def tile_of(index: Index) -> Index:
-            return sink.index_of(self.lazy.slices_at(index))
+            return place.index_of(self.lazy.slices_at(index))
 
         own = {tile_of(index) for index in part_of(self.lazy.grid, runner.part)}
-        done = _intact_tiles(store, 0, own, runner, verify)
+        done = set.intersection(
+            *(_intact_tiles(part, 0, own, runner, verify) for part in store.parts)
+        )
         runner.run(
-            self.lazy,
+            blocks,
             sink,
             is_done=lambda index: tile_of(index) in done,
             expected_seconds=expected_seconds,
@@ -412,22 +500,22 @@ class Job:
         self, store: TileStore, runner: Runner, *, verify: bool = False
     ) -> None:
         """Compute the tiles of all lower levels that are missing."""
-        for number, shape in enumerate(self.shapes[1:], start=1):
-            means = BlockMeans(
-                store.level(number - 1), self.axes, shape, self.block, self.lazy.nodata
-            )
-            done = _intact_tiles(store, number, None, runner, verify)
-            runner.run(
-                means,
-                BlockSink(store.level(number), self.axes, self.axes),
-                is_done=done.__contains__,
-                stage="pyramid",
-            )
+        for part, nodata in zip(store.parts, (self.lazy.nodata, None), strict=False):
+            for number, shape in enumerate(self.shapes[1:], start=1):
+                finer = part.level(number - 1)
+                means = BlockMeans(finer, self.axes, shape, self.block, nodata)
+                done = _intact_tiles(part, number, None, runner, verify)
+                runner.run(
+                    means,
+                    BlockSink(part.level(number), self.axes, self.axes),
+                    is_done=done.__contains__,
+                    stage="pyramid",
+                )
 
     def has_all_tiles(self, store: TileStore) -> bool:
         """Tell whether no tile of the full size is missing."""
         n_blocks: int = self.lazy.n_blocks
-        return len(store.finished(0)) >= n_blocks
+        return all(len(part.finished(0)) >= n_blocks for part in store.parts)
 
     def sink(self, store: TileStore) -> BlockSink:
         """Return what takes the blocks of `lazy`."""
@@ -455,6 +543,8 @@ class Job:
         if not self.target.is_url:
             remove_drafts(self.target.path)
             remove_drafts(self.unfinished.path)
+        if self.error_file is not None:
+            remove_drafts(self.error_file)
 
 
 def _fingerprint_of_tiff(path: os.PathLike[str]) -> Any:

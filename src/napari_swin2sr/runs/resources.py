@@ -33,7 +33,7 @@ class Estimate:
     n_tiles : int
         Calls of the network (times channels, where those are planes).
     output_bytes : int
-        Pixels of the result, not compressed and without pyramid.
+        Pixels of the result and its error bars, not compressed, without pyramid.
     peak_bytes : int
         Memory for the tiles in flight and, on the processor, for one forward.
     pixel_overhead : float
@@ -65,7 +65,7 @@ def estimate(lazy: LazyUpscaled, workers: int = 4) -> Estimate:
     per_tile, forward = _tile_bytes(lazy) if n_tiles else (0, 0)
     return Estimate(
         n_tiles=n_tiles,
-        output_bytes=math.prod(lazy.shape) * lazy.dtype.itemsize,
+        output_bytes=math.prod(lazy.shape) * (lazy.dtype.itemsize + _error(lazy)),
         peak_bytes=per_tile * max(1, min(workers, n_tiles)) + forward,
         pixel_overhead=lazy.plan.pixel_overhead,
     )
@@ -87,7 +87,14 @@ def _tile_bytes(lazy: LazyUpscaled) -> tuple[int, int]:
     read = read_pixels * samples * (source_bytes + 8 + _FLOAT32)
     result = read_pixels * samples * plan.upscale**2 * _FLOAT32
     final = written * (3 * lazy.dtype.itemsize + (8 if samples == 4 else 0))
+    if _error(lazy):
+        result, final = 2 * result, final + 3 * written * _FLOAT32
     return read + result + final, read_pixels * _forward_bytes_per_pixel(lazy.block)
+
+
+def _error(lazy: LazyUpscaled) -> int:
+    """Return the bytes of a pixel's error bar."""
+    return 0 if lazy.error_scale is None else _FLOAT32
 
 
 def _forward_bytes_per_pixel(block: object) -> int:

@@ -8,6 +8,7 @@ checksums, and empty tiles are stored too.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from napari_swin2sr import replace
 from napari_swin2sr.errors import OutputError
 from napari_swin2sr.formats.ome_zarr import open_zarr_node
-from napari_swin2sr.replace import RECORD, flush_to_disk
+from napari_swin2sr.replace import ERROR_GROUP, RECORD, flush_to_disk
 from napari_swin2sr.tiles.chunks import ChunkGrid
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ class TileStore:
         try:
             store = cls(location)
             if store.record:
-                for number in range(store.n_levels):
-                    store.level(number)
+                for part in store.parts:
+                    for number in range(part.n_levels):
+                        part.level(number)
             return store
         except FileNotFoundError:
             if location.is_url:
@@ -95,35 +97,44 @@ class TileStore:
         fill_value: float,
         zarr_format: Literal[2, 3],
         record: Mapping[str, Any],
+        error_record: Mapping[str, Any] | None = None,
     ) -> TileStore:
         """Make a group with an empty array per level, all at once or not at all.
 
         A tile has the shape `block` in every level; the fill value stands for missing
-        tiles. `record` are our own attributes.
+        tiles. `record` are our own attributes, `error_record` those of a second group
+        for error bars inside it, which has the same levels.
         """
+        shapes = list(shapes)
 
-        def fill(at: str | Path) -> None:
+        def make(at: str | Path) -> None:
             import zarr
 
             group = zarr.create_group(
                 at, zarr_format=zarr_format, attributes={RECORD: dict(record)}
             )
-            for number, shape in enumerate(shapes):
-                group.create_array(
-                    str(number),
-                    shape=shape,
-                    dtype=dtype,
-                    fill_value=fill_value,
-                    config=_WRITE_EMPTY,
-                    **_storage(block, shape, axes, zarr_format),
-                )
+            parts = [(group, dtype, fill_value)]
+            if error_record is not None:
+                attributes = {RECORD: dict(error_record)}
+                inside = group.create_group(ERROR_GROUP, attributes=attributes)
+                parts.append((inside, "float32", math.nan))
+            for owner, kind, fill in parts:
+                for number, shape in enumerate(shapes):
+                    owner.create_array(
+                        str(number),
+                        shape=shape,
+                        dtype=kind,
+                        fill_value=fill,
+                        config=_WRITE_EMPTY,
+                        **_storage(block, shape, axes, zarr_format),
+                    )
 
         if location.is_url:  # object stores have no folders to rename
-            fill(str(location))
+            make(str(location))
             return cls(location)
         try:
             with replace.folder_beside(location.path) as draft:
-                fill(draft)
+                make(draft)
         except OSError as error:
             # Another part of the same job may have been faster; the caller checks it.
             if not location.path.exists():
@@ -135,6 +146,19 @@ class TileStore:
         """Our own attributes; empty if the group is not ours."""
         found = dict(self.group.attrs).get(RECORD)
         return dict(found) if isinstance(found, dict) else {}
+
+    @property
+    def error(self) -> TileStore | None:
+        """The store of the error bars, if there is one of ours."""
+        if ERROR_GROUP not in self.group:
+            return None
+        store = TileStore(self.location / ERROR_GROUP)
+        return store if store.record else None
+
+    @property
+    def parts(self) -> list[TileStore]:
+        """The store itself, and that of the error bars if there is one."""
+        return [self] if (error := self.error) is None else [self, error]
 
     @property
     def is_complete(self) -> bool:
@@ -194,7 +218,8 @@ class TileStore:
             replace.discard_store(self.location.path)
             return
         keys = _all_keys(self.group.store, "")
-        replace.discard_objects(str(self.location), self.group.store, keys)
+        has_error = self.error is not None
+        replace.discard_objects(str(self.location), self.group.store, keys, has_error)
 
     def _objects(self, prefix: str) -> Iterable[tuple[str, Stored]]:
         """Yield the key below the group and the facts of each object of an array."""

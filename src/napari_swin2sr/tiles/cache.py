@@ -184,7 +184,7 @@ class BlockCache:
 
     def _size(self, block: Any) -> int:
         """Return the bytes of a block; one beyond the limit pushes out all others."""
-        return max(1, min(block.nbytes, self._limit_bytes))
+        return max(1, min(int(block.nbytes), self._limit_bytes))
 
     def _keep(self, key: Key, block: Any) -> None:
         if self._keep_one or block.nbytes <= self._limit_bytes:

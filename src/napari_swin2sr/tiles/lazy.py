@@ -374,7 +374,7 @@ class LazyUpscaled:
         arrays = []
         for number, part in enumerate(("image", "error")):
             name = f"swin2sr-{part}-{self.token}"
-            parts = {(name, *k): (_part_of, (pair, *k), number) for k in places}
+            parts: Any = {(name, *k): (_part_of, (pair, *k), number) for k in places}
             graph = HighLevelGraph(
                 {pair: tasks, name: parts}, {pair: set(), name: {pair}}
             )
