@@ -352,3 +352,30 @@ def test_animations_are_refused(tmp_path, kind):
     frames[0].save(path, save_all=True, append_images=frames[1:])
     with pytest.raises(FileError, match="an animation of 3 pictures"):
         open_image(path)
+
+
+@pytest.mark.parametrize("at", [20, 60, -6])
+def test_a_png_whose_checksum_is_wrong(tmp_path, at):
+    path = tmp_path / "a.png"
+    Image.fromarray(noise((30, 40), "uint8")).save(path)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FileError, match=r"a\.png.*(checksum|CRC|decoded)"):
+        open_image(path)
+
+
+def test_what_stands_behind_the_end_of_a_png(tmp_path):
+    path, pixels = tmp_path / "a.png", noise((30, 40), "uint8")
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes() + bytes(range(64, 128)))
+    np.testing.assert_array_equal(open_image(path).data, pixels)
+
+
+@pytest.mark.parametrize("keep", [8, 12, 25, 31])
+def test_a_png_of_a_few_bytes(tmp_path, keep):
+    path = tmp_path / "a.png"
+    Image.fromarray(noise((30, 40), "uint8")).save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(FileError, match=r"a\.png"):
+        open_image(path)

@@ -60,7 +60,8 @@ def open_picture(path: Path) -> SpatialImage:
 
     with path.open("rb") as file:
         head = file.read(32)
-    depth, kind = head[24:26] if head.startswith(PNG_MAGIC) else (8, None)
+    is_png = head.startswith(PNG_MAGIC) and len(head) == 32
+    depth, kind = head[24:26] if is_png else (8, None)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -102,7 +103,10 @@ def open_picture(path: Path) -> SpatialImage:
 
 
 def _check_rows(path: Path, width: int, height: int, bits: int) -> None:
-    """Refuse a PNG with fewer rows than it declares, which Pillow makes black."""
+    """Refuse a PNG with fewer rows than it declares, which Pillow makes black.
+
+    Also one with a chunk that does not fit its checksum, which Pillow may ignore.
+    """
     data, at, n_bytes = path.read_bytes(), len(PNG_MAGIC), 0
     is_interlaced, inflate = data[28], zlib.decompressobj()
     passes = _PNG_PASSES if is_interlaced else ((0, 0, 1, 1),)
@@ -110,7 +114,13 @@ def _check_rows(path: Path, width: int, height: int, bits: int) -> None:
     needed = sum(rows * (1 + -(-n * bits // 8)) for n, rows in sides if n > 0 < rows)
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] == b"IDAT":
+        end = at + 8 + length
+        name, check = data[at + 4 : at + 8], int.from_bytes(data[end : end + 4], "big")
+        if name[:1].isupper() and zlib.crc32(data[at + 4 : end]) != check:
+            raise ValueError(f"the checksum of its chunk {name!r} is wrong")
+        if name == b"IEND":
+            break
+        if name == b"IDAT":
             part = data[at + 8 : at + 8 + length]
             while part and n_bytes < needed:
                 n_bytes += len(inflate.decompress(part, 2**20))
