@@ -26,7 +26,7 @@ CONTRAST, GIVEN = "contrast limits of the layer", "given:"
 ADVANCED = tuple(
     f
     for f in dataclasses.fields(UpscaleOptions)
-    if f.name not in ("model", "axes", "rgb")
+    if f.name not in ("model", "axes", "rgb", "trust")
 )
 """Fields with an editor in the section "Advanced"."""
 
