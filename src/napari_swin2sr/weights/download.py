@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import hashlib
 import http.client
+import importlib
 import logging
 import os
 import time
@@ -218,10 +219,11 @@ def _bar(progress: Progress | None) -> type:
 
     With `progress` it shows nothing and passes the numbers on.
     """
-    import huggingface_hub.utils as hub_utils
     import tqdm.std
 
-    kind: Any = tqdm.std.tqdm if progress else vars(hub_utils)["tqdm"]
+    # The module: `utils.tqdm` is that or its class, by what was imported before.
+    hub_tqdm = importlib.import_module("huggingface_hub.utils.tqdm")
+    kind: Any = tqdm.std.tqdm if progress else hub_tqdm.tqdm
 
     class Bar(kind):  # type: ignore[misc]
         monitor_interval = 0  # no thread of its own
