@@ -7,8 +7,10 @@ under `/plain/` are served directly, as release files are.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.server
+import json
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,6 +58,7 @@ class HubServer:
     faults : by the same names as `files`
     tokens : part of the path and Authorization header of every request for a file
     ranges : whether parts of files are served
+    commits : what was uploaded: header, and the files, which are served from then on
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class HubServer:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     tokens: set[tuple[str, str | None]] = field(default_factory=set)
     ranges: bool = True
+    commits: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> HubServer:
         self.closing = threading.Event()
@@ -115,6 +119,43 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        """Make a repository, or take a commit, as far as the client goes."""
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        name, _, call = self.path.split("?")[0].removeprefix("/api/").rpartition("/")
+        if self.headers.get("Authorization") != "Bearer right":
+            self._send_json({"error": "Invalid username or password."}, 401)
+        elif self.path == "/api/repos/create":
+            made = json.loads(body)
+            repo = f"{made.get('organization') or 'me'}/{made['name']}"
+            self._send_json({"url": f"{self.hub.url}/{repo}", "name": repo})
+        elif name.endswith("/preupload"):
+            files = json.loads(body)["files"]
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            self._send_json({"files": [{"path": f["path"], **mode} for f in files]})
+        else:
+            repo = name.removeprefix("models/").removesuffix("/commit")
+            records = [json.loads(line) for line in body.splitlines()]
+            files = {
+                r["value"]["path"]: base64.b64decode(r["value"]["content"])
+                for r in records
+                if r["key"] == "file"
+            }
+            header = records[0]["value"]
+            self.hub.commits.append({"repo": repo, "branch": call, **header})
+            self.hub.files |= {f"{repo}/{path}": c for path, c in files.items()}
+            url = f"{self.hub.url}/{repo}/commit/{COMMIT}"
+            answer = {"success": True, "commitOid": COMMIT, "commitUrl": url}
+            self._send_json(answer)
+
+    def _send_json(self, content: dict[str, Any], status: int = 200) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
 
     def _answer(self) -> None:
         path = unquote(self.path.split("?")[0])

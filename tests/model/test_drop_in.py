@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers.tiny import tiny_config, tiny_net
-from napari_swin2sr.errors import OptionError, WeightsError
+from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.model import (
     Swin2SRConfig,
     Swin2SRForImageSuperResolution,
@@ -190,7 +190,92 @@ def test_configurations_are_copied_and_pickled() -> None:
     assert json.loads(config.to_json_string()) == config.to_dict()
 
 
+def test_what_a_forward_gives_is_told_by_the_configuration() -> None:
+    transformers = pytest.importorskip("transformers")
+    x = torch.rand(1, 3, 8, 16)
+    for options in (
+        {"return_dict": False},
+        {"output_attentions": True, "output_hidden_states": True},
+    ):
+        values: dict[str, Any] = tiny_config().to_dict() | options
+        net = Swin2SRForImageSuperResolution(Swin2SRConfig.from_dict(values)).eval()
+        theirs = transformers.Swin2SRForImageSuperResolution(
+            transformers.Swin2SRConfig.from_dict(values, attn_implementation="eager")
+        ).eval()
+        theirs.load_state_dict(net.state_dict())
+        for ours, other in ((net, theirs), (net.swin2sr, theirs.swin2sr)):
+            found, expected = ours(x), other(x)
+            assert isinstance(found, tuple) == isinstance(expected, tuple)
+            assert len(found) == len(expected)
+        asked = net(x, return_dict=True, output_attentions=False)
+        assert asked.attentions is None
+    config = Swin2SRConfig()
+    assert (config.return_dict, config.output_attentions) == (True, False)
+
+
+def test_without_an_upsampler_nothing_is_enlarged() -> None:
+    assert Swin2SRConfig(upsampler=None).upscale == 1
+    assert Swin2SRConfig.from_dict({"upsampler": ""}).upscale == 1
+    assert Swin2SRConfig().upscale == 2
+    with pytest.raises(OptionError, match="needs upscale=1"):
+        Swin2SRConfig(upsampler="", upscale=2)
+
+
+def test_update_and_json_files(tmp_path: Path) -> None:
+    config = tiny_config()
+    config.update({"upscale": 4, "note": "x", "depths": [2, 2]})
+    assert config == tiny_config(upscale=4)
+    assert (config.note, config.model_type) == ("x", "swin2sr")
+    with pytest.raises(OptionError, match="no multiple"):
+        config.update({"upscale": 3, "embed_dim": 13})
+    assert config.upscale == 4
+    config.to_json_file(tmp_path / "any.json")
+    assert Swin2SRConfig.from_json_file(tmp_path / "any.json") == config
+
+
 # -- processor -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_processor_takes_any_channels_if_it_is_told_where(
+    channels: int, layout: str
+) -> None:
+    """As NumPy arrays and tensors, singly and as a list: the numbers of theirs."""
+    transformers = pytest.importorskip("transformers")
+    theirs, ours = transformers.Swin2SRImageProcessorPil(), Swin2SRImageProcessor()
+    rng = np.random.default_rng(channels)
+    shape = (channels, 10, 17) if layout == "channels_first" else (10, 17, channels)
+    arrays = [rng.integers(0, 256, shape, np.uint8) for _ in range(2)]
+    options: dict[str, Any] = {"return_tensors": "pt", "input_data_format": layout}
+    for images in (arrays[0], arrays, [torch.from_numpy(a) for a in arrays]):
+        found = ours(images, data_format="channels_first", **options).pixel_values
+        expected = theirs(images, **options).pixel_values
+        assert found.shape == expected.shape == (len(found), channels, 16, 24)
+        torch.testing.assert_close(found, expected, rtol=0, atol=6e-8)
+
+
+def test_batch_moves_in_place() -> None:
+    """Scripts write `inputs.to(device)` without taking the result."""
+    batch = Swin2SRImageProcessor()(np.zeros((8, 8, 3), np.uint8), return_tensors="pt")
+    assert batch.to(torch.float16) is batch
+    assert batch["pixel_values"].dtype == batch.data["pixel_values"].dtype
+    assert batch.pixel_values.dtype == torch.float16
+    several = Swin2SRImageProcessor()([np.zeros((8, 8), np.uint8)])
+    assert several.to(torch.float64).pixel_values[0].dtype == torch.float64
+
+
+def test_sizes_and_layouts_said_in_a_call() -> None:
+    image = np.zeros((9, 9, 3), np.uint8)
+    found = Swin2SRImageProcessor()(image, return_tensors="np", pad_size=7)
+    assert found.pixel_values.shape == (1, 3, 14, 14)
+    with pytest.raises(OptionError, match="channels_last"):
+        Swin2SRImageProcessor()(image, data_format="channels_last")
+
+
+def test_a_rejected_alpha_channel_is_explained() -> None:
+    with pytest.raises(InputError, match="alpha, say input_data_format"):
+        Swin2SRImageProcessor()(np.zeros((9, 9, 4), np.uint8))
 
 
 def test_processor_in_json_is_that_of_transformers(tmp_path: Path) -> None:
@@ -298,3 +383,99 @@ def test_save_and_load_give_the_same_numbers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(
                 again(x).reconstruction, net(x).reconstruction
             )
+
+
+def test_convolutions_can_be_replaced_and_heads_called_alone() -> None:
+    """As fine-tuning on raw sensor data does: four channels in, one out."""
+    net = tiny_net(upsampler="pixelshuffle")
+    wide = torch.nn.Conv2d(4, 12, 3, padding=1)
+    wide.weight.data[:, :3] = net.swin2sr.first_convolution.weight
+    wide.weight.data[:, 3] = 0
+    wide.bias.data[:] = net.swin2sr.first_convolution.bias
+    x = torch.rand(1, 4, 8, 16)
+    with torch.no_grad():
+        expected = net.swin2sr(x[:, :3]).last_hidden_state
+        net.swin2sr.first_convolution = wide
+        net.swin2sr.register_buffer("mean", torch.zeros(1, 4, 1, 1))
+        net.swin2sr.mean[:, :3] = tiny_net().swin2sr.mean
+        features = net.swin2sr(x)[0]
+    torch.testing.assert_close(features, expected)
+    assert net.upsample(features).shape == (1, 3, 16, 32)
+    assert (net.upscale, net.upsampler, net.swin2sr.img_range) == (2, "pixelshuffle", 1)
+    padded = net.swin2sr.pad_and_normalize(torch.rand(1, 4, 9, 9))
+    assert padded.shape == (1, 4, 16, 16)
+
+
+def test_facts_that_scripts_ask_for() -> None:
+    net, theirs = tiny_net(), theirs_of(tiny_net())
+    assert net.base_model is net.swin2sr
+    for name in (
+        "base_model_prefix",
+        "main_input_name",
+        "supports_gradient_checkpointing",
+    ):
+        assert getattr(net, name) == getattr(theirs, name)
+    assert net.config_class is Swin2SRConfig
+    plain = net.get_memory_footprint(return_buffers=False)
+    assert plain == theirs.get_memory_footprint(return_buffers=False)
+    assert net.get_memory_footprint() > plain
+
+
+def test_networks_are_made_without_memory() -> None:
+    with torch.device("meta"):
+        net = Swin2SRForImageSuperResolution(tiny_config())
+    assert net.device.type == "meta"
+    assert net.num_parameters() == tiny_net().num_parameters()
+
+
+def test_new_weights_are_drawn_as_in_transformers() -> None:
+    """Normal with `initializer_range`, biases 0, norms 1: those of theirs."""
+    transformers = pytest.importorskip("transformers")
+    config = tiny_config(initializer_range=0.01, embed_dim=48)
+    torch.manual_seed(0)
+    ours = Swin2SRForImageSuperResolution(config)
+    theirs = transformers.Swin2SRForImageSuperResolution(
+        transformers.Swin2SRConfig.from_dict(config.to_dict())
+    )
+    expected = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        other = expected[name]
+        assert parameter.requires_grad == other.requires_grad
+        if parameter.numel() > 2000:
+            ratio = float(parameter.detach().std() / other.detach().std())
+            assert 0.85 < ratio < 1.15, name
+            assert abs(float(parameter.detach().mean())) < 0.002
+        elif parameter.ndim == 1 or "logit_scale" in name:
+            torch.testing.assert_close(parameter, other)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_forward_is_deterministic_and_a_training_step_changes_every_weight(
+    model: Any,
+) -> None:
+    torch.manual_seed(0)
+    net = model(tiny_config(drop_path_rate=0.5))
+    x = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        for mode in (False, True):  # no dropout is left in training either
+            net.train(mode)
+            torch.testing.assert_close(net(x)[0], net(x)[0], rtol=0, atol=0)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    net(x)[0].square().mean().backward()
+    optimizer.step()
+    for name, parameter in net.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_a_forward_has_the_parameters_of_transformers() -> None:
+    import inspect
+
+    transformers = pytest.importorskip("transformers")
+    for model in MODELS:
+        theirs = inspect.signature(getattr(transformers, model.__name__).forward)
+        wanted = [
+            p.name for p in theirs.parameters.values() if p.kind is not p.VAR_KEYWORD
+        ]
+        ours = list(inspect.signature(model.forward).parameters)
+        assert ours[: len(wanted)] == wanted

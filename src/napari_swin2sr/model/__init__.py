@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from napari_swin2sr.model import processor, swin2sr
 
     Swin2SRImageProcessor = processor.Swin2SRImageProcessor
+    Swin2SRImageProcessorPil = processor.Swin2SRImageProcessorPil
     Swin2SRForImageSuperResolution = swin2sr.Swin2SRForImageSuperResolution
     Swin2SRModel = swin2sr.Swin2SRModel
 
 __getattr__, _names, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "processor": ["Swin2SRImageProcessor"],
+        "processor": ["Swin2SRImageProcessor", "Swin2SRImageProcessorPil"],
         "swin2sr": ["Swin2SRForImageSuperResolution", "Swin2SRModel"],
     },
 )

@@ -3,7 +3,8 @@
 Every head is called as `head(features, pixels, gray)`:
 
 - features : (N, C, H, W) from the transformer
-- pixels : (N, channels, H, W) the normalized input
+- pixels : (N, channels, H, W) the normalized input; heads that do not use it can be
+  called without, as in transformers
 - gray : average the output channels (folded into the last convolution, so that a gray
   plane costs no more than its own pixels)
 
@@ -70,7 +71,9 @@ class PixelShuffle(nn.Module):
         self.upsample = Upsample(config.upscale, NUM_FEATURES)
         self.final_convolution = conv3x3(NUM_FEATURES, config.num_channels_out)
 
-    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
+    def forward(
+        self, features: Tensor, pixels: Tensor | None = None, gray: bool = False
+    ) -> Tensor:
         x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
         return last_convolution(self.final_convolution, self.upsample(x), gray)
 
@@ -113,7 +116,9 @@ class PixelShuffleDirect(nn.Module):
             config.embed_dim, config.num_channels_out * config.upscale**2
         )
 
-    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
+    def forward(
+        self, features: Tensor, pixels: Tensor | None = None, gray: bool = False
+    ) -> Tensor:
         x = last_convolution(self.conv, features, gray, phases=self.upscale**2)
         return F.pixel_shuffle(x, self.upscale)
 
@@ -129,7 +134,9 @@ class NearestConv(nn.Module):
         self.conv_hr = conv3x3(NUM_FEATURES, NUM_FEATURES)
         self.final_convolution = conv3x3(NUM_FEATURES, config.num_channels_out)
 
-    def forward(self, features: Tensor, pixels: Tensor, gray: bool = False) -> Tensor:
+    def forward(
+        self, features: Tensor, pixels: Tensor | None = None, gray: bool = False
+    ) -> Tensor:
         x = F.leaky_relu(self.conv_before_upsample(features), 0.01)
         for conv in (self.conv_up1, self.conv_up2):
             x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2)), 0.2)

@@ -21,6 +21,7 @@ from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.registry import CONFIG_NAME
 from napari_swin2sr.weights.safety import load_json
+from napari_swin2sr.weights.upload import Uploadable
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -40,17 +41,22 @@ class BatchFeature(dict[str, Any]):
         except KeyError:
             raise AttributeError(name) from None
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The values by name."""
+        return self
+
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Move or convert the tensors, as `torch.Tensor.to` does."""
-        return BatchFeature(
-            {
-                k: v.to(*args, **kwargs) if hasattr(v, "to") else v
-                for k, v in self.items()
-            }
-        )
+        """Move or convert the tensors in place, as in transformers; return self."""
+        for name, value in self.items():
+            if isinstance(value, list):
+                self[name] = [part.to(*args, **kwargs) for part in value]
+            elif hasattr(value, "to"):
+                self[name] = value.to(*args, **kwargs)
+        return self
 
 
-class Swin2SRImageProcessor:
+class Swin2SRImageProcessor(Uploadable):
     """Prepare images for the network.
 
     Parameters
@@ -107,6 +113,8 @@ class Swin2SRImageProcessor:
         rescale_factor: float | None = None,
         do_pad: bool | None = None,
         size_divisor: int | None = None,
+        pad_size: int | None = None,
+        data_format: str | None = None,
         input_data_format: str | None = None,
     ) -> BatchFeature:
         """Prepare one image or a list of them.
@@ -114,12 +122,17 @@ class Swin2SRImageProcessor:
         Parameters
         ----------
         images : PIL image, ndarray, Tensor or list of them
-            (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, or a batch (N, ...).
+            (H, W), (H, W, C) or (C, H, W) with 1 or 3 channels, or a batch (N, ...);
+            with any number of channels if `input_data_format` says where they are.
         return_tensors : {"pt", "np"}, optional
             Stack the images into one (N, C, H, W), which must have one size; by
             default they stay a list of tensors (C, H, W).
         do_rescale, rescale_factor, do_pad, size_divisor : optional
             Instead of the settings.
+        pad_size : int, optional
+            Older name of `size_divisor`.
+        data_format : {"channels_first"}, optional
+            The only layout that the network takes.
         input_data_format : {"channels_first", "channels_last"}, optional
             If both fit.
 
@@ -137,7 +150,12 @@ class Swin2SRImageProcessor:
         rescale = self.do_rescale if do_rescale is None else do_rescale
         factor = self.rescale_factor if rescale_factor is None else rescale_factor
         pad = self.do_pad if do_pad is None else do_pad
+        size_divisor = pad_size if size_divisor is None else size_divisor
         divisor = self.size_divisor if size_divisor is None else size_divisor
+        if data_format not in (None, "channels_first"):
+            raise OptionError(
+                f"data_format={data_format!r}: the network takes 'channels_first'"
+            )
         prepared = []
         for image in _listed(images):
             pillow = hasattr(image, "convert")  # PIL: rows, columns, channels
@@ -244,6 +262,9 @@ class Swin2SRImageProcessor:
         return file
 
 
+Swin2SRImageProcessorPil = Swin2SRImageProcessor
+"""The name in transformers of the one that, like ours, does without torchvision."""
+
 _SETTINGS = ("do_rescale", "rescale_factor", "do_pad", "size_divisor", "pad_size")
 
 
@@ -304,8 +325,11 @@ def _channels_first(x: NDArray[Any], data_format: str | None) -> NDArray[Any]:
             f"input_data_format={data_format!r} is not 'channels_first' or "
             "'channels_last'"
         )
-    if x.shape[0] not in (1, 3) or 0 in x.shape:
-        raise InputError(f"shape {x.shape} (channels first) has not 1 or 3 channels")
+    if (data_format is None and x.shape[0] not in (1, 3)) or 0 in x.shape:
+        raise InputError(
+            f"shape {x.shape} (channels first) has not 1 or 3 channels; if it is not "
+            "meant as alpha, say input_data_format"
+        )
     return x
 
 

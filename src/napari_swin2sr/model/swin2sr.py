@@ -37,6 +37,7 @@ from napari_swin2sr.weights.checkpoint import SUSPICIOUS, read_weights, write_we
 from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.state_dict import offset_tables
+from napari_swin2sr.weights.upload import Uploadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -347,6 +348,15 @@ class PretrainedModule(nn.Module):
     """What both models share: reading, writing, and where their weights are."""
 
     config: Swin2SRConfig
+    config_class = Swin2SRConfig
+    base_model_prefix = "swin2sr"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+
+    @property
+    def base_model(self) -> Swin2SRModel:
+        """The transformer without its reconstruction head, by its name elsewhere."""
+        return self.body
 
     @property
     def device(self) -> torch.device:
@@ -414,12 +424,23 @@ class PretrainedModule(nn.Module):
 
     def check_input(self, pixel_values: Tensor) -> None:
         """Refuse what is not (N, channels, H, W) with sides of one pixel or more."""
-        shape, channels = tuple(pixel_values.shape), self.config.num_channels
+        shape = tuple(pixel_values.shape)
+        first = self.body.first_convolution  # which people replace for other channels
+        channels = getattr(first, "in_channels", self.config.num_channels)
         if len(shape) != 4 or shape[1] != channels or 0 in shape:
             raise InputError(
                 f"the network takes (N, {channels}, H, W) with sides of 1 pixel or "
                 f"more, not {shape}"
             )
+
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """Return the bytes of the parameters, and of the tables that follow."""
+        parts = [*self.parameters(), *(self.buffers() if return_buffers else ())]
+        return sum(part.nbytes for part in parts)
+
+    def _asked(self, name: str, given: bool | None) -> bool:
+        """Return an option of `forward`: what was given, else the configuration's."""
+        return bool(getattr(self.config, name) if given is None else given)
 
     def initialize(self) -> None:
         """Draw random weights, as for the start of a training."""
@@ -455,6 +476,15 @@ class Swin2SRModel(PretrainedModule):
         self.layernorm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self.conv_after_body = residual_convolution(config)
         self.initialize()
+
+    @property
+    def img_range(self) -> float:
+        """The factor on pixel values."""
+        return self.config.img_range
+
+    def pad_and_normalize(self, pixel_values: Tensor) -> Tensor:
+        """Return what the first convolution takes; see `normalize`."""
+        return self.normalize(pad_to_window(pixel_values, self.config.window_size))
 
     def normalize(self, pixel_values: Tensor) -> Tensor:
         """Turn pixel values (0 to 1) into what the network works on."""
@@ -498,9 +528,9 @@ class Swin2SRModel(PretrainedModule):
         pixel_values : Tensor
             (N, channels, H, W) float32, 0 to 1; any size.
         output_attentions, output_hidden_states : bool, optional
-            Give these fields too.
+            Give these fields too; by default as the configuration says.
         return_dict : bool, optional
-            False for a plain tuple.
+            False for a plain tuple; by default as the configuration says.
 
         Returns
         -------
@@ -516,14 +546,16 @@ class Swin2SRModel(PretrainedModule):
         self.check_input(pixel_values)
         height, width = pixel_values.shape[-2:]
         padded = pad_to_window(pixel_values, self.config.window_size)
-        record: list[Tensor] | None = [] if output_attentions else None
+        attentions = self._asked("output_attentions", output_attentions)
+        hidden_states = self._asked("output_hidden_states", output_hidden_states)
+        record: list[Tensor] | None = [] if attentions else None
         features, hidden = self.features(self.normalize(padded), record)
         output = FeatureOutput(
             features[..., :height, :width],
-            tuple(x.flatten(1, 2) for x in hidden) if output_hidden_states else None,
+            tuple(x.flatten(1, 2) for x in hidden) if hidden_states else None,
             None if record is None else self.attentions(record),
         )
-        return output.to_tuple() if return_dict is False else output
+        return output if self._asked("return_dict", return_dict) else output.to_tuple()
 
     @classmethod
     def from_pretrained(
@@ -538,7 +570,7 @@ class Swin2SRModel(PretrainedModule):
         return whole.from_pretrained(name_or_path, config=config, **options).swin2sr
 
 
-class Swin2SRForImageSuperResolution(PretrainedModule):
+class Swin2SRForImageSuperResolution(PretrainedModule, Uploadable):
     """The whole network: images in, enlarged or restored images out.
 
     Parameters
@@ -554,6 +586,16 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         self.head_name = "upsample" if config.upsampler else "final_convolution"
         self.add_module(self.head_name, HEADS[config.upsampler](config))
         self.initialize()
+
+    @property
+    def upscale(self) -> int:
+        """Factor between the sides of input and result."""
+        return self.config.upscale
+
+    @property
+    def upsampler(self) -> str:
+        """Name of the reconstruction head."""
+        return self.config.upsampler
 
     @property
     def head(self) -> nn.Module:
@@ -579,9 +621,9 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         labels : Tensor, optional
             (N, channels, upscale * H, upscale * W), what the result should be.
         output_attentions, output_hidden_states : bool, optional
-            Give these fields too.
+            Give these fields too; by default as the configuration says.
         return_dict : bool, optional
-            False for a plain tuple.
+            False for a plain tuple; by default as the configuration says.
 
         Returns
         -------
@@ -600,13 +642,15 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
         body, upscale = self.swin2sr, self.config.upscale
         padded = pad_to_window(pixel_values, self.config.window_size)
         pixels = body.normalize(padded)
-        record: list[Tensor] | None = [] if output_attentions else None
+        attentions = self._asked("output_attentions", output_attentions)
+        hidden_states = self._asked("output_hidden_states", output_hidden_states)
+        record: list[Tensor] | None = [] if attentions else None
         features, hidden = body.features(pixels, record)
         x = body.denormalise(self.head(features, pixels))
         output = SuperResolutionOutput(
             reconstruction=x[..., : upscale * height, : upscale * width],
             hidden_states=tuple(x.flatten(1, 2) for x in hidden)
-            if output_hidden_states
+            if hidden_states
             else None,
             attentions=None if record is None else body.attentions(record),
         )
@@ -615,7 +659,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule):
             output.auxiliary = auxiliary[..., :height, :width]
         if labels is not None:
             output.loss = F.l1_loss(output.reconstruction, labels)
-        return output.to_tuple() if return_dict is False else output
+        return output if self._asked("return_dict", return_dict) else output.to_tuple()
 
     def upscale_tile(
         self,

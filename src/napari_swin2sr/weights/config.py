@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from napari_swin2sr.errors import OptionError, WeightsError
 from napari_swin2sr.options import DEFAULT_HALO
@@ -20,6 +20,7 @@ from napari_swin2sr.replace import write_bytes
 from napari_swin2sr.weights.download import PLAIN
 from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_config, read_json
 from napari_swin2sr.weights.safety import WEIGHTS_NAMES, load_json, printable
+from napari_swin2sr.weights.upload import Uploadable
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -51,6 +52,13 @@ _MAX_LAYERS = 1000
 _LIMIT = 65536
 """No hyper-parameter of a real network is larger; a damaged file may say anything."""
 
+_RESULT = {
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+}
+"""What a forward gives if neither it nor the configuration is told otherwise."""
+
 _ALIASES = {"hidden_size": "embed_dim", "num_attention_heads": "num_heads"}
 """Other names of fields in transformers."""
 
@@ -61,7 +69,7 @@ _WRITTEN = {
 
 
 @dataclass(kw_only=True, unsafe_hash=True)
-class Swin2SRConfig:
+class Swin2SRConfig(Uploadable):
     """Hyper-parameters of a Swin2SR network; validated when it is made.
 
     The fields and defaults are those of the configuration of the same name in
@@ -101,7 +109,7 @@ class Swin2SRConfig:
     layer_norm_eps : float, optional
         Added to the variance in the layer normalizations.
     upscale : int, optional
-        Factor between the sides of input and result.
+        Factor between the sides of input and result: 2, or 1 without an upsampler.
     img_range : float, optional
         The network works on pixel values (0 to 1) times this number.
     resi_connection : {"1conv", "3conv"}, optional
@@ -116,6 +124,8 @@ class Swin2SRConfig:
     OptionError
         If a value is not allowed, or two do not fit together.
     """
+
+    model_type: ClassVar[str] = "swin2sr"
 
     image_size: int | tuple[int, int] = 64
     patch_size: int | tuple[int, int] = 1
@@ -145,6 +155,8 @@ class Swin2SRConfig:
         def __init__(self, **values: Any) -> None:
             """Take fields, their other names in transformers, and anything else."""
             extra = dict(values.pop("extra", {}))
+            if values.get("upsampler", "pixelshuffle") in ("", None):
+                values.setdefault("upscale", 1)  # nothing would enlarge
             for name, field_name in _ALIASES.items():
                 if name in values:
                     values.setdefault(field_name, values.pop(name))
@@ -196,6 +208,8 @@ class Swin2SRConfig:
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
+        if name in _RESULT:
+            return _RESULT[name]
         raise AttributeError(f"a Swin2SRConfig has no attribute {name!r}")
 
     def sealed(self) -> Swin2SRConfig:
@@ -367,6 +381,18 @@ class Swin2SRConfig:
                 path = path.parent / CONFIG_NAME
             config = _parse(read_json(path), path)
         return cls.from_dict(config.to_dict() | options) if options else config
+
+    @classmethod
+    def from_json_file(cls, path: str | PathLike[str]) -> Swin2SRConfig:
+        """Make a configuration from a `config.json`; see `from_pretrained`."""
+        return _parse(read_json(Path(path)), path)
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Assign several attributes, checked together."""
+        changed = type(self).from_dict({**self.to_dict(), **values})
+        for name, value in values.items():
+            if getattr(self, name, None) != getattr(changed, name):
+                setattr(self, name, value)
 
     def to_json_string(self) -> str:
         """Return the text of `config.json`."""
