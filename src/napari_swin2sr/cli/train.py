@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="forget an interrupted run in OUT"
     )
+    parser.add_argument(
+        "--stop-with-stdin",
+        action="store_true",
+        help="stop early, as by Ctrl-C but with exit code 0, when the standard input "
+        "ends: for programs that watch over a training, and may die",
+    )
     add_output_flags(parser, progress="progress lines")
     add_options(parser, TrainOptions)
     flags = {**parser.get_default("flags"), "num_heads": "--heads"}
@@ -68,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             print_error(_line(record))
 
     with interruptible() as token:
+        asked = _stop_with_stdin(token) if args.stop_with_stdin else threading.Event()
         folder = train(
             args.folders,
             args.output,
@@ -75,8 +84,9 @@ def run(args: argparse.Namespace) -> int:
             fresh=args.fresh,
             report=report,
             cancel=token,
+            preview=args.json,
         )
-        if token.is_set():
+        if token.is_set() and not asked.is_set():
             print_error(f"stopped; the same command continues. So far: {folder}")
             return 128 + token.signum
     if args.json:
@@ -84,6 +94,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_path(folder)
     return EXIT_OK
+
+
+def _stop_with_stdin(token: threading.Event) -> threading.Event:
+    """Set the token when the standard input ends; return what tells that it was so."""
+    asked = threading.Event()
+
+    def wait() -> None:
+        # Not through sys.stdin: its lock, held here, would break the exit.
+        while os.read(0, 1024):
+            pass
+        if not token.is_set():
+            asked.set()
+            token.set()
+
+    threading.Thread(target=wait, name="standard input", daemon=True).start()
+    return asked
 
 
 def _line(record: Mapping[str, Any]) -> str:
