@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image
-from qtpy.QtCore import QObject, QPointF, QProcess, QSize, Qt, QTimer, Signal
+from qtpy.QtCore import (
+    QObject,
+    QPointF,
+    QProcess,
+    QRect,
+    Qt,
+    QTimer,
+    Signal,  # type: ignore[attr-defined]
+)
 from qtpy.QtGui import QColor, QImage, QPainter, QPaintEvent, QPen, QPixmap, QPolygonF
 from qtpy.QtWidgets import (
     QApplication,
@@ -80,7 +88,7 @@ FILES = ("model.safetensors", "config.json", "README.md", "training.json")
 COMMAND = (sys.executable, "-P", "-m", "napari_swin2sr")
 """Starts the process; -P: nothing of a working directory is ever imported."""
 
-_PREVIEW = 108  # [screen px]
+_PREVIEW, _GAP = 88, 4  # [screen px]
 
 
 def models_folder() -> Path:
@@ -232,7 +240,10 @@ class Training(QObject):
                 f"better: keep {self.start_model}. Choose images with more in them."
             )
         elif not self._gain["better"]:
-            self._end(f"Not better than {self.start_model}: keep {self.start_model}.")
+            self._end(
+                f"Not better than {self.start_model}: keep {self.start_model} "
+                f"({gain_text(self._gain)})."
+            )
         else:
             self._keep()
 
@@ -344,6 +355,7 @@ class LearnTab(QWidget):
         self.status.setWordWrap(True)
         self.curve = Curve()
         self.preview = QLabel()
+        self.preview.setMinimumWidth(1)  # a picture never widens the tab
         self._arrange()
         self._clock = QTimer(self)
         self._clock.setInterval(1000)
@@ -561,6 +573,10 @@ def _checked_name(name: str) -> str:
     return name
 
 
+NAMES = ("input", "before", "after")
+"""What the three crops of the preview are called."""
+
+
 def side_by_side(*crops: NDArray[np.float32]) -> QPixmap:
     """Return (C, h, w) crops as one picture, all with the contrast of the last."""
     low, high = np.percentile(crops[-1], (0.5, 99.5))
@@ -569,16 +585,22 @@ def side_by_side(*crops: NDArray[np.float32]) -> QPixmap:
         factor = crops[-1].shape[-1] // crop.shape[-1]
         large = crop.repeat(factor, -1).repeat(factor, -2)
         shown.append((large - low) / max(float(high - low), 1e-6))
-    row = np.concatenate(shown, axis=-1)
-    color = np.broadcast_to(row, (3, *row.shape[1:])).transpose(1, 2, 0)
-    levels = np.ascontiguousarray(np.clip(color * 255, 0, 255).astype(np.uint8))
-    height, width = levels.shape[:2]
-    picture = QImage(
-        levels.tobytes(), width, height, 3 * width, QImage.Format.Format_RGB888
-    )
-    pixmap = QPixmap.fromImage(picture.copy())
-    size = QSize(_PREVIEW * len(crops), _PREVIEW)
-    return pixmap.scaled(size, Qt.AspectRatioMode.KeepAspectRatio)
+    side = _PREVIEW + _GAP
+    picture = QPixmap(side * len(shown) - _GAP, _PREVIEW)
+    picture.fill(QColor(0, 0, 0, 0))
+    painter = QPainter(picture)
+    for number, (name, values) in enumerate(zip(NAMES, shown, strict=True)):
+        color = np.broadcast_to(values, (3, *values.shape[1:])).transpose(1, 2, 0)
+        levels = np.ascontiguousarray(np.clip(color * 255, 0, 255).astype(np.uint8))
+        height, width = levels.shape[:2]
+        kind = QImage.Format.Format_RGB888
+        image = QImage(levels.tobytes(), width, height, 3 * width, kind)
+        place = QRect(number * side, 0, _PREVIEW, _PREVIEW)
+        painter.drawImage(place, image)
+        painter.setPen(QColor("white"))
+        painter.drawText(place.adjusted(4, 2, 0, 0), 0, name)
+    painter.end()
+    return picture
 
 
 class Curve(QWidget):

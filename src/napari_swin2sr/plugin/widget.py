@@ -68,6 +68,7 @@ from napari_swin2sr.plugin.form import (
     wrapped,
 )
 from napari_swin2sr.plugin.layer_source import guess_axes, refusal
+from napari_swin2sr.plugin.learn import LearnTab
 from napari_swin2sr.plugin.modes import (
     DISK,
     LIVE,
@@ -203,7 +204,9 @@ class SuperResolutionWidget(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.addTab(self._upscale_tab(), "Upscale")
-        self.tabs.setTabBarAutoHide(True)
+        self.learn = LearnTab(self._viewer)
+        self.learn.learned.connect(self._models_changed)
+        self.tabs.addTab(_scrolling(self.learn), "Fine-tune")
         box = column(self)
         box.addWidget(self.tabs)
         self.setMinimumWidth(300)
@@ -222,14 +225,9 @@ class SuperResolutionWidget(QWidget):
         for part in (self._empty, *self._sections):
             box.addWidget(part)
         box.addStretch()
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFrameShape(area.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(inside)
         tab = QWidget()
         outer = column(tab)
-        outer.addWidget(area, 1)
+        outer.addWidget(_scrolling(inside), 1)
         outer.addWidget(self._footer())
         return tab
 
@@ -242,6 +240,10 @@ class SuperResolutionWidget(QWidget):
             push("Open sample", "Nuclei and filaments, 0.26 µm", self._open_sample)
         )
         return part
+
+    def _models_changed(self, *_: Any) -> None:
+        self._models.fill(model_choices())
+        self._models.choose(self._choices.model)
 
     def _image_section(self) -> Section:
         section = Section("Image")
@@ -815,6 +817,16 @@ def said_here(error: Exception) -> str:
     for there, here in _SAID_HERE.items():
         text = text.replace(there, here)
     return text[:1].upper() + text[1:]
+
+
+def _scrolling(inside: QWidget) -> QScrollArea:
+    """Return what shows a column of any height."""
+    area = QScrollArea()
+    area.setWidgetResizable(True)
+    area.setFrameShape(area.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setWidget(inside)
+    return area
 
 
 def _indented(*widgets: QWidget) -> QHBoxLayout:
