@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import ome_types
 import pytest
 import tifffile
 
@@ -529,3 +530,26 @@ except MissingDependencyError as error:
         assert "in.tif: its compression needs imagecodecs" in done.stdout
         assert 'pip install "napari-swin2sr[tiff]"' in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("target", ["out.ome.tif", "out.ome.zarr"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_the_place_of_a_level_is_kept(tmp_path, level, target):
+    pixels = noise((64, 80))
+    unit = {"PhysicalSizeXUnit": "nm", "PhysicalSizeYUnit": "nm"}
+    metadata = {"axes": "YX", "PhysicalSizeX": 200.0, "PhysicalSizeY": 100.0} | unit
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(pixels, subifds=1, tile=(32, 32), metadata=metadata)
+        file.write(pixels[::2, ::2], subfiletype=1, tile=(32, 32))
+    upscale_file(tmp_path / "a.ome.tif", tmp_path / target, level=level)
+    image = open_image(tmp_path / target)
+    size = {"X": 100.0 * 2**level, "Y": 50.0 * 2**level}
+    assert image.pixel_size == pytest.approx(size)
+    # the outer corner of the image is where it was: half an old pixel before (0, 0)
+    corner = {axis: image.origin.get(axis, 0.0) - size[axis] / 2 for axis in "YX"}
+    assert corner == pytest.approx({"Y": -50.0, "X": -100.0})
+    if target.endswith(".tif") and level == 0:
+        ome = ome_types.from_tiff(tmp_path / target)
+        plane = ome.images[0].pixels.planes[0]
+        assert plane.position_x == pytest.approx(image.origin["X"])
+        assert plane.position_x_unit.value == "nm"

@@ -389,6 +389,8 @@ def _ome_fields(xml: str | None, series: int) -> dict[str, Any]:
             pixel_size[axis], name = in_named_unit(float(size), symbol)
             if name:
                 unit[axis] = name
+    planes = _as_list(pixels, "Plane")
+    origin = _ome_origin(planes[0], pixel_size, unit) if planes else {}
     channels = _as_list(pixels, "Channel")
     names = tuple(str(c.get("Name", "")) for c in channels)
     colors = tuple(
@@ -398,9 +400,25 @@ def _ome_fields(xml: str | None, series: int) -> dict[str, Any]:
     return {
         "pixel_size": pixel_size,
         "unit": unit,
+        "origin": origin,
         "channel_names": names if any(names) else (),
         "channel_colors": colors if any(colors) else (),
     }
+
+
+def _ome_origin(
+    plane: Mapping[str, Any], pixel_size: Mapping[str, float], unit: Mapping[str, str]
+) -> dict[str, float]:
+    """Return where the first pixel lies, if the file says it in a unit of length."""
+    origin = {}
+    for axis in "YX":
+        place = plane.get("Position" + axis)
+        if axis in pixel_size and isinstance(place, (int, float)):
+            symbol = str(plane.get(f"Position{axis}Unit", ""))
+            value, name = in_named_unit(float(place), symbol)
+            if name and name == unit.get(axis) and math.isfinite(value):
+                origin[axis] = value
+    return origin
 
 
 def _imagej_fields(
