@@ -251,7 +251,8 @@ def responsive(slowness):
     """Give a block in which the event loop must never stop for long [s].
 
     What the main thread computes between two turns counts as it is; time on the
-    clock, in which other work may have the processor, counts by the slowness.
+    clock, in which other work may have the processor, counts by the slowness. The
+    block gets a function that a test calls between things that it does in one turn.
     """
 
     @contextmanager
@@ -267,7 +268,7 @@ def responsive(slowness):
         timer = QTimer()
         timer.timeout.connect(beat)
         timer.start(5)
-        yield
+        yield beat
         timer.stop()
         QApplication.processEvents()
         beat()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import random
 import threading
 import time
@@ -24,6 +26,9 @@ ACTIONS = [
     *("run", "run", "run", "cancel", "delete", "add", "select", "rename"),
     *("close_widget", "close_window", "slide", "turn", "zoom", "follow"),
 ]
+
+
+logger = logging.getLogger(__name__)
 
 
 class Person:
@@ -134,6 +139,15 @@ def _filling():
     return [name for name in names if "swin2sr" in name and "inspector" not in name]
 
 
+@pytest.fixture(autouse=True)
+def no_collection():
+    """Collect garbage between tests: a pause of Python in a heap that tests filled."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.fixture
 def errors(monkeypatch):
     shown = []
@@ -146,11 +160,15 @@ def click(mode, seeds, length, folder, responsive):
         load_model("default")(np.zeros((1, 3, 16, 16), np.float32))
     for seed in seeds:
         person = Person(mode, seed, folder)
+        person.turn()  # napari imports SciPy for its first 3-D view
+        person.turn()
         QTest.qWait(20)
-        with responsive():
+        with responsive() as beat:
             for _ in range(length):
                 person.act()
+                beat()
         person.leave()
+        logger.info("%s: %d, %s", mode, seed, " ".join(person.done))
 
 
 @pytest.mark.parametrize("mode", [LIVE, REGION, MEMORY, DISK])

@@ -709,7 +709,8 @@ class SuperResolutionWidget(QWidget):
             self._choices.mode == LIVE and text == "Done" and "saving" not in str(run)
         )
         self._say("Zoom in: it gets sharp where you look" if live else text, details)
-        self._models.fill(model_choices())  # one may have been downloaded
+        if self._models.model is not None and not self._models.model.offered:
+            self._models.fill(model_choices())  # it may have been downloaded
         self._changed()
 
     def _say(self, text: str, details: str = "") -> None:
