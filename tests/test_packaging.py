@@ -109,7 +109,7 @@ def test_wheel_and_source_archive_have_one_version(built, metadata):
 
 
 def test_an_archive_without_history_can_be_built(tmp_path):
-    names = ["LICENSE", "README.md", "napari.yaml", "pyproject.toml"]
+    names = ["LICENSE", "README.md", "napari.yaml", "pyproject.toml", "hatch_build.py"]
     for name in [*names, "src/napari_swin2sr/__init__.py"]:
         target = tmp_path / "copy" / name
         target.parent.mkdir(parents=True, exist_ok=True)

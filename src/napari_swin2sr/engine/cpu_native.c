@@ -18,6 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef _WIN32
+#include <malloc.h>
+#define free _aligned_free
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -65,6 +70,13 @@
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef vec row[VECTORS]; /* one channel of a window */
+
+/* Clang keeps so many sums in registers only where loops are unrolled early. */
+#if defined(__clang__) && defined(__AVX512F__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
+#endif
 
 /* Four vectors are worked on at once where one would wait for its own last sum. */
 #define EACH for (int j = 0; j < 4; j++)
@@ -188,17 +200,17 @@ struct product {
 INLINE void product_block(const struct product *p, int m, int count, int v)
 {
     vec sum[ROWS][WIDE];
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j < WIDE; j++)
+    UNROLL for (int i = 0; i < count; i++)
+        UNROLL for (int j = 0; j < WIDE; j++)
             sum[i][j] = p->start ? p->start[m + i][v + j] : splat(p->bias ? p->bias[m + i] : 0.f);
     const weight *a = p->a + m * p->row_step;
     const operand *b = p->b + v;
     for (int k = 0; k < p->depth; k++, a += p->step, b += VECTORS)
-        for (int i = 0; i < count; i++)
-            for (int j = 0; j < WIDE; j++)
+        UNROLL for (int i = 0; i < count; i++)
+            UNROLL for (int j = 0; j < WIDE; j++)
                 sum[i][j] = multiply_add(sum[i][j], a[i * p->row_step], b[j]);
-    for (int i = 0; i < count; i++)
-        for (int j = 0; j < WIDE; j++) p->out[m + i][v + j] = sum[i][j];
+    UNROLL for (int i = 0; i < count; i++)
+        UNROLL for (int j = 0; j < WIDE; j++) p->out[m + i][v + j] = sum[i][j];
 }
 
 static void multiply(const struct product *p)
@@ -390,8 +402,12 @@ static row *rows(char **next, int n)
 
 static char *allocate(int n)
 {
+#ifdef _WIN32
+    return _aligned_malloc((size_t)n * sizeof(row), 64);
+#else
     void *memory = NULL;
     return posix_memalign(&memory, 64, (size_t)n * sizeof(row)) ? NULL : memory;
+#endif
 }
 
 /* Each of these works on windows `first` to `last`, and returns 1 if there is no memory. */

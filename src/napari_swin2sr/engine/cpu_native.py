@@ -1,8 +1,9 @@
-"""The fast path on the CPU where a C compiler is at hand: see `cpu_native.c`.
+"""The fast path on the CPU, compiled from `cpu_native.c`.
 
-The kernels are compiled once per machine for each instruction set that it has, and
-kept in the user's cache. Without a compiler, for other windows than 8 pixels, or if
-anything goes wrong, there are none, and `backends` takes another way.
+A wheel for one platform holds the kernels of its instruction sets. Elsewhere they are
+compiled once per machine for those that it has, and kept in the user's cache. Without
+either, for other windows than 8 pixels, or if anything goes wrong, there are none, and
+`backends` takes another way.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from napari_swin2sr.engine.cpu_torch import (
     until,
     workers,
 )
+from napari_swin2sr.engine.instruction_sets import FLAGS, HALF, INSTRUCTION_SETS
 from napari_swin2sr.engine.trim import Windows, windows_of
 from napari_swin2sr.image.box import Box
 from napari_swin2sr.model.windows import shift_mask
@@ -57,11 +59,8 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("cpu_native.c")
 
-FLAGS = (
-    *("-O3", "-std=gnu11", "-shared", "-fPIC"),
-    *("-ffp-contract=fast", "-fno-math-errno"),
-)
-"""IEEE arithmetic, except that a product and a sum may be joined."""
+PREBUILT = Path(__file__).with_name("kernels")
+"""Where a wheel for one platform holds kernels: see `hatch_build.py`."""
 
 SECONDS = {"--version": 10, "compile": 30}
 """How long a compiler may take; it needs one second where nothing else runs."""
@@ -71,30 +70,6 @@ WINDOW, BLOCK = 8, 4
 
 WINDOWS_PER_TASK = 16
 """So few that threads end together, so many that a task is worth its overhead."""
-
-
-@dataclass(frozen=True, slots=True)
-class InstructionSet:
-    """What a compiler is told, and what a processor must have (see `features`)."""
-
-    flags: tuple[str, ...]
-    needs: frozenset[str]
-
-
-_AVX512 = ("avx512f", "avx512dq", "avx512bw", "avx512vl")
-
-INSTRUCTION_SETS = {
-    "avx512": InstructionSet(
-        ("-march=x86-64", "-mfma", *(f"-m{name}" for name in _AVX512)),
-        frozenset({"fma", *_AVX512}),
-    ),
-    "avx2": InstructionSet(
-        ("-march=x86-64", "-mfma", "-mavx2"), frozenset({"fma", "avx2"})
-    ),
-    "sse": InstructionSet(("-march=x86-64",), frozenset({"x86-64"})),
-    "neon": InstructionSet(("-march=armv8-a",), frozenset({"aarch64"})),
-}
-"""Those that the source knows, the ones with the longest vectors first."""
 
 
 def _fields(integers: str, floats: str = "", pointers: str = "") -> list[Any]:
@@ -196,12 +171,15 @@ def load_kernels(precision: str, instructions: str | None = None) -> ctypes.CDLL
     Without a name they are those of the first of `instruction_sets`.
     """
     compiler, usable = find_compiler(), instruction_sets(precision)
-    if compiler is None or compiler in hung or not usable:
+    if not usable or (instructions or usable[0]) not in usable:
         return None
-    if (instructions or usable[0]) not in usable:
+    instructions = instructions or usable[0]
+    if (library := _prebuilt(f"{instructions}-{precision}")) is not None:
+        return library
+    if compiler is None or compiler in hung:
         return None
-    flags = INSTRUCTION_SETS[instructions or usable[0]].flags
-    half = ("-DHALF", "-mavx512bf16") if precision == "bf16" else ()
+    flags = INSTRUCTION_SETS[instructions].flags
+    half = HALF if precision == "bf16" else ()
     try:
         version = version_of(compiler)
         with cache_folder() as folder:
@@ -212,6 +190,16 @@ def load_kernels(precision: str, instructions: str | None = None) -> ctypes.CDLL
         if isinstance(error, subprocess.TimeoutExpired):
             hung.add(compiler)
         return None
+
+
+def _prebuilt(name: str) -> ctypes.CDLL | None:
+    """Return kernels that came with the wheel, if it has any that run here."""
+    for file in PREBUILT.glob(f"{name}-*"):
+        try:
+            return ctypes.CDLL(str(file))
+        except OSError as error:  # such as another C library
+            logger.warning("%s cannot be used (%s)", file, error)
+    return None
 
 
 @functools.cache
