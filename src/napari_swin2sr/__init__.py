@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_swin2sr.files import upscale_file as upscale_file
     from napari_swin2sr.files import verify_file as verify_file
     from napari_swin2sr.options import UpscaleOptions as UpscaleOptions
+    from napari_swin2sr.training.calibrate import calibrate as calibrate
     from napari_swin2sr.trust.consistency import consistency as consistency
     from napari_swin2sr.upscale import apply as apply
     from napari_swin2sr.upscale import inspect as inspect
@@ -32,6 +33,7 @@ _load, _names, __all__ = lazy_loader.attach(
         "export.write": ["export_model"],
         "files": ["upscale_file", "verify_file"],
         "options": ["UpscaleOptions"],
+        "training.calibrate": ["calibrate"],
         "trust.consistency": ["consistency"],
         "upscale": ["apply", "inspect"],
         "weights.catalog": ["list_models"],

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from napari_swin2sr.cli import (
+    calibrate,
     demo,
     evaluate,
     export,
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_parser(commands)
     page.add_parser(commands)
     train.add_parser(commands)
+    calibrate.add_parser(commands)
     evaluate.add_parser(commands)
     export.add_parser(commands)
     for command in commands.choices.values():

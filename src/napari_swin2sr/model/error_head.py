@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from napari_swin2sr.errors import WeightsError
 from napari_swin2sr.model.heads import conv3x3
 from napari_swin2sr.weights.checkpoint import SUSPICIOUS
-from napari_swin2sr.weights.error_head import read_error_head
+from napari_swin2sr.weights.error_head import HIDDEN, read_error_head
 
 if TYPE_CHECKING:
     from napari_swin2sr.weights.catalog import ResolvedModel
@@ -25,8 +25,16 @@ START = 0.02
 """Half-width of a new head, everywhere: a usual error."""
 
 
+ENERGY_FLOOR = 1e-4
+"""Added to squared features, which are about a hundred times larger."""
+
+
 class ErrorHead(nn.Module):
-    """One convolution and a pixel shuffle: a nonnegative half-width per output pixel.
+    """Features to a nonnegative half-width per output pixel.
+
+    The features are made to be summed up, so detail has either sign in them. A 3x3
+    convolution gathers them, the logarithms of its squares are mixed, and a pixel
+    shuffle enlarges what comes out.
 
     Half-widths are in the scale of the network's input, black 0 and white 1. They are
     not calibrated: see `napari_swin2sr.trust.calibration`.
@@ -40,20 +48,20 @@ class ErrorHead(nn.Module):
     def __init__(self, config: Swin2SRConfig) -> None:
         super().__init__()
         self.upscale = config.upscale
-        self.conv = conv3x3(
-            config.embed_dim, config.num_channels_out * config.upscale**2
-        )
-        assert self.conv.bias is not None
+        self.gather = conv3x3(config.embed_dim, HIDDEN)
+        self.mix = nn.Conv2d(HIDDEN, config.num_channels_out * config.upscale**2, 1)
+        assert self.mix.bias is not None
         with torch.no_grad():
-            self.conv.weight.zero_()
-            self.conv.bias.fill_(START).expm1_().log_()  # what softplus turns to START
+            self.mix.weight.zero_()
+            self.mix.bias.fill_(START).expm1_().log_()  # what softplus turns to START
 
     def forward(self, features: Tensor, gray: bool = False) -> Tensor:
         """Return (N, channels or 1, upscale * H, upscale * W) for (N, C, H, W).
 
         With `gray` it is the mean over the channels, as the image is.
         """
-        width = F.pixel_shuffle(F.softplus(self.conv(features)), self.upscale)
+        energy = torch.log(self.gather(features).square() + ENERGY_FLOOR)
+        width = F.pixel_shuffle(F.softplus(self.mix(energy)), self.upscale)
         return width.mean(1, keepdim=True) if gray else width
 
 
