@@ -39,7 +39,7 @@ LEVELS = tuple(percent / 100 for percent in range(50, 100))
 
 DEFAULT_LEVEL = 0.9
 
-FACTORS = np.geomspace(1e-2, 1e3, 1001)
+FACTORS = np.geomspace(1e-2, 1e3, 1001).round(5)
 """Factors that are tried; neighbors differ by 1.2 %."""
 
 HEAD_HASH = "error_head_sha256"

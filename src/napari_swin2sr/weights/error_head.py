@@ -153,5 +153,5 @@ def read_calibration(weights: Path) -> Mapping[str, Any] | None:
 def write_calibration(record: Mapping[str, Any], folder: str | PathLike[str]) -> Path:
     """Write `trust.json` into a model folder; return the file."""
     path = Path(folder) / CALIBRATION_NAME
-    write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+    write_bytes(path, (json.dumps(record) + "\n").encode())
     return path
