@@ -17,7 +17,7 @@ from helpers.bad_inputs import Bare, pixels
 from helpers.tiny import tiny_folder, trusted_folder
 from napari_swin2sr.engine.upscaler import Upscaler
 from napari_swin2sr.errors import InputError, OptionError, WeightsError
-from napari_swin2sr.options import UpscaleOptions
+from napari_swin2sr.options import RunOptions, UpscaleOptions
 from napari_swin2sr.trust.calibration import load_calibration
 
 
@@ -188,3 +188,9 @@ def test_a_model_without_calibration_is_refused_before_pixels_are_read(
 
     with pytest.raises(WeightsError, match="calibrate"):
         nsr.apply(Untouched(pixels(20, 20)), plain, trust=True)
+
+
+@pytest.mark.parametrize("wrong", ["x", "4", 0, -1, 1.5, True])
+def test_workers_that_are_no_number_are_refused(wrong) -> None:
+    with pytest.raises(OptionError, match="is not a positive number of threads"):
+        RunOptions(workers=wrong)

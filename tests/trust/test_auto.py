@@ -40,3 +40,29 @@ def test_no_warning_without_a_reason(caplog, model: str) -> None:
     with caplog.at_level(logging.WARNING):
         nsr.apply(smooth.astype(np.float32), model=model)
     assert "noise" not in caplog.text
+
+
+class Counted:
+    """An array-like that remembers which blocks were read of it."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.reads = []
+
+    def __getitem__(self, index):
+        self.reads.append(str(index))
+        return self.array[index]
+
+
+@pytest.mark.parametrize("model", ["auto", "default-clean"])
+def test_the_sample_is_read_once(model: str, monkeypatch) -> None:
+    source = Counted(np.tile(camera(60), (3, 3)))
+    nsr.apply(source, model=model)
+    assert len(source.reads) == len(set(source.reads)) > 1
+    nsr.inspect(again := Counted(source.array))
+    assert sorted(again.reads) == sorted(source.reads)
+    # What does not fit is read again, and says the same.
+    monkeypatch.setattr("napari_swin2sr.image.sources.READ_ONCE_BYTES", 0)
+    more = Counted(source.array)
+    assert nsr.inspect(more) == nsr.inspect(source)
+    assert len(more.reads) > len(set(more.reads))
