@@ -454,3 +454,15 @@ def test_more_channels_than_can_be_sampled_are_refused():
     for spec in (None, "data", "dtype", (0, 1)):
         with pytest.raises(InputError, match=r"268,435,456 channels.*another letter"):
             fit_ranges(source, layout, spec)
+
+
+def test_colors_under_transparent_pixels_do_not_count():
+    image = np.full((40, 40, 4), 60000, np.uint16)
+    image[10:20, :, :3] = [300, 400, 500]
+    image[..., 3] = 0
+    image[10:20, :, 3] = 7
+    (found,) = fit(image, axes="YXS")
+    assert (found.low, found.high) == (300, 500)
+    image[..., 3] = 1
+    (found,) = fit(image, axes="YXS")
+    assert (found.low, found.high) == (300, 60000)

@@ -326,6 +326,11 @@ def test_what_is_hidden_under_transparent_pixels_leaves_no_rim(dtype, hidden, co
     seen = got[..., 3] > 0
     assert 4 * disc.sum() < seen.sum() < 4.6 * disc.sum()
     np.testing.assert_allclose(got[seen][:, :3], np.tile(color, (seen.sum(), 1)), 1e-4)
+    # A range from the pixels that can be seen: that of one color.
+    alone = np.asarray(make(array, "YXS", smooth, core=core, halo=8, spec="data"))
+    if dtype != "u1":
+        assert (alone[seen][:, :3].max(0) <= color.astype(float) * 1.0001).all()
+        assert (alone[seen][:, :3].min(0) >= color.astype(float) * 0.9999).all()
     # What cannot be seen is kept.
     far = got[:12, :12]
     np.testing.assert_array_equal(

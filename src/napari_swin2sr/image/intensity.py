@@ -234,6 +234,17 @@ def missing_pixels(
     return missing if missing.any() else None
 
 
+def missing_colors(
+    samples: NDArray[Any], nodata: float | None
+) -> NDArray[np.bool_] | None:
+    """Return where colors, or gray values, of (S, Y, X) are missing or transparent."""
+    missing = missing_pixels(samples[:3], nodata)
+    if len(samples) < 4 or not (hidden := np.ma.getdata(samples[3:]) == 0).any():
+        return missing
+    everywhere: NDArray[np.bool_] = hidden.repeat(3, axis=0)
+    return everywhere if missing is None else missing | everywhere
+
+
 def as_dtype(value: float, dtype: np.dtype[Any]) -> np.generic | None:
     """Return a number in another type, or None when the type cannot hold it."""
     if dtype.kind == "f":
@@ -302,8 +313,8 @@ def _fit_channels(
 
     def look(place: Place) -> Extrema | None:
         block = read_block(source, layout.plane_index(*place))
-        colors = layout.to_plane(block)[:3]
-        return Extrema.from_pixels(colors, missing_pixels(colors, nodata))
+        samples = layout.to_plane(block)
+        return Extrema.from_pixels(samples[:3], missing_colors(samples, nodata))
 
     with ThreadPoolExecutor(4) as pool:  # reading from a disk or network waits a lot
         seen = pool.map(look, flat)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_swin2sr.errors import CancelToken, OutputError, Swin2SRError
+from napari_swin2sr.errors import (
+    CancelToken,
+    OutputError,
+    Swin2SRError,
+    check_cancel,
+)
 from napari_swin2sr.formats.png_jpeg import write_picture
 from napari_swin2sr.formats.tiff_write import write_tiff
 from napari_swin2sr.replace import scratch_file, written_beside
-from napari_swin2sr.runs.runner import Meter, Progress, check_cancel
+from napari_swin2sr.runs.runner import Meter, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -228,9 +228,9 @@ class TileWorker:
             return np.zeros(shape, self.dtype), nothing
         if values.is_constant:
             pixels = np.ma.getdata(part.pixels[core][:3])
-            if part.missing is not None:
-                missing = part.missing[core][:3]
-                pixels = np.where(missing, pixels.dtype.type(0), pixels)
+            if part.absent is not None:  # as the others are
+                color = pixels.dtype.type(values.low)
+                pixels = np.where(part.absent[core], color, pixels)
             cast_pixels = pixels
             if pixels.dtype != self.dtype:
                 cast_pixels = cast(pixels, self.dtype)
