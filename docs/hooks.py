@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://github.com/napari-swin2sr/napari-swin2sr"
-COMMANDS = ("upscale", "inspect", "models", "info", "demo", "train", "evaluate")
+COMMANDS = ("upscale", "inspect", "models", "info", "demo", "page", "train", "evaluate")
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:

@@ -8,6 +8,7 @@ Needs Chromium, its driver and the extra `page`. The embedded models are used.
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import tempfile
 import time
@@ -36,7 +37,27 @@ def keep(chromium, name: str) -> None:
     print(IMAGES / name)
 
 
-def main() -> None:
+def draw_notebook() -> None:
+    """Build the documentation and draw the notebook in it."""
+    from helpers.browser import browser, requested
+
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict"]
+        subprocess.run([*command, "--site-dir", folder], cwd=ROOT, check=True)
+        page = Path(folder) / "notebooks" / "swin2sr" / "index.html"
+        with browser(Path(folder), "1280,1000") as chromium:
+            chromium.get(page.as_uri())
+            heading = chromium.find_element("css selector", "h2[id^=look i]")
+            chromium.execute_script("arguments[0].scrollIntoView()", heading)
+            chromium.execute_script("window.scrollBy(0, -80)")
+            time.sleep(1)
+            keep(chromium, "notebook.png")
+            for url in requested(chromium):
+                if not url.startswith(("file:", "data:", "blob:")):
+                    print("asks", url)
+
+
+def draw_page() -> None:
     """Draw the page after a run."""
     from helpers.browser import browser
     from napari_swin2sr.page.app import Page
@@ -59,4 +80,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    draw_notebook()
+    draw_page()

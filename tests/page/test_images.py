@@ -30,8 +30,8 @@ def test_samples_are_what_they_are_called(tmp_path):
 
 
 def test_an_image_above_the_limit_is_refused_with_a_way_out(tmp_path):
-    path, gray = tmp_path / "large.tif", {"photometric": "minisblack"}
-    tifffile.imwrite(path, np.zeros((3, 500, 1000), np.uint8), **gray)
+    path = tmp_path / "large.tif"
+    tifffile.imwrite(path, np.zeros((3, 500, 1000), np.uint8), photometric="minisblack")
     wanted = (
         r"large.tif has 1.5 million pixels .* this page takes 1 million.*"
         r"napari-swin2sr upscale large.tif .*--limit 2"
