@@ -563,26 +563,83 @@ def test_color_tables_of_jpeg_2000(tmp_path):
     np.testing.assert_array_equal(np.moveaxis(image.data[...], 0, -1), wanted)
 
 
-@pytest.mark.parametrize("kind", [".msk", ".aux.xml", "inside", "statistics"])
-def test_what_lies_beside_an_image_is_named(tmp_path, kind, caplog):
-    source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", smooth((1, 40, 50)))
-    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "inside"):
-        if kind in (".msk", "inside"):
-            with rasterio.open(source, "r+") as dst:
-                dst.write_mask(noise((40, 50), "uint8") > 99)
-    if kind == ".aux.xml":
-        (tmp_path / "in.tif.aux.xml").write_text(
-            "<PAMDataset><SRS>EPSG:4326</SRS></PAMDataset>"
+MASKS = {
+    "nodata": (smooth((2, 40, 50)), {"nodata": 7}),
+    "float": (smooth((2, 40, 50), "float32"), {}),
+    "color": (smooth((3, 40, 50), "uint8"), {"photometric": "rgb"}),
+    "integers": (smooth((2, 40, 50)), {}),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_masks_of_gdal(tmp_path, kind, inside, caplog):
+    pixels, options = MASKS[kind]
+    source = tmp_path / "in.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=inside):
+        scene(source, NORTH_UP, "EPSG:32633", pixels, **options)
+        with rasterio.open(source, "r+") as dst:
+            dst.write_mask(noise((40, 50), "uint8") > 99)
+    assert (tmp_path / "in.tif.msk").exists() is not inside
+    image = open_image(source)
+    with rasterio.open(source) as judge:
+        valid = (
+            judge.dataset_mask() != 0 if kind != "nodata" else judge.read_masks(1) != 0
         )
-    if kind == "statistics":
-        (tmp_path / "in.tif.aux.xml").write_text("<PAMDataset><Metadata/></PAMDataset>")
-    open_image(source)
-    said = {".msk": "in.tif.msk, is not read", ".aux.xml": "says more (SRS)"}
-    said |= {"inside": "its mask of valid pixels is not read"}
-    if kind == "statistics":
-        assert not caplog.text
+    if kind == "nodata":  # GDAL prefers the value to the mask
+        valid = noise((40, 50), "uint8") > 99
+    bands = image.axes.index("S" if kind == "color" else "C")
+    read = np.moveaxis(image.data[...], bands, 0)
+    if kind == "integers":
+        assert "no value for missing pixels" in caplog.text
+        np.testing.assert_array_equal(read, pixels)
+        return
+    if kind == "color":
+        assert image.axes == "YXS"
+        np.testing.assert_array_equal(read[3], np.where(valid, 255, 0))
+        np.testing.assert_array_equal(read[:3], pixels)
+        np.testing.assert_array_equal(image.data[5:9, ::3, 3], read[3, 5:9, ::3])
     else:
-        assert said[kind] in caplog.text
+        value = 7 if kind == "nodata" else np.nan
+        np.testing.assert_array_equal(read, np.where(valid, pixels, value))
+    again = pickle.loads(pickle.dumps(image.data))
+    np.testing.assert_array_equal(again[...], image.data[...])
+
+
+def test_what_gdal_keeps_beside_an_image(tmp_path):
+    source = tmp_path / "in.tif"
+    pixels = smooth((2, 40, 50))
+    tifffile.imwrite(source, pixels, planarconfig="separate", photometric="minisblack")
+    text = (
+        "<PAMDataset><SRS>{}</SRS><GeoTransform>500, 2, 0, 900, 0, -2</GeoTransform>"
+        '<PAMRasterBand band="1"><Description>red edge</Description><NoDataValue>7'
+        '</NoDataValue></PAMRasterBand><PAMRasterBand band="2"><NoDataValue>7'
+        "</NoDataValue></PAMRasterBand></PAMDataset>"
+    )
+    wkt = rasterio.crs.CRS.from_epsg(32633).to_wkt().replace('"', "&quot;")
+    source.with_name("in.tif.aux.xml").write_text(text.format(wkt))
+    image = open_image(source)
+    with rasterio.open(source) as judge:
+        assert image.nodata == judge.nodata == 7
+        assert image.transform == tuple(judge.transform)[:6]
+        assert image.channel_names[0] == judge.descriptions[0] == "red edge"
+        crs = judge.crs
+    upscale_file(source, tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as result:
+        assert result.crs == crs
+        assert result.nodata == 7
+        assert tuple(result.transform)[:6] == (1, 0, 500, 0, -1, 900)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<PAMDataset>", "<a/>", "<PAMDataset><GeoTransform>x</GeoTransform>"]
+)
+def test_a_sidecar_that_says_nothing(tmp_path, text):
+    source = scene(tmp_path / "in.tif", NORTH_UP, "EPSG:32633", smooth((1, 40, 50)))
+    before = open_image(source)
+    (tmp_path / "in.tif.aux.xml").write_text(text)
+    after = open_image(source)
+    assert (after.transform, after.crs) == (before.transform, before.crs)
 
 
 def test_a_cog_without_gdal_is_refused_before_the_first_tile(tmp_path, monkeypatch):

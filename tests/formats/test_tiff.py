@@ -553,3 +553,10 @@ def test_the_place_of_a_level_is_kept(tmp_path, level, target):
         plane = ome.images[0].pixels.planes[0]
         assert plane.position_x == pytest.approx(image.origin["X"])
         assert plane.position_x_unit.value == "nm"
+
+
+def test_axes_that_are_not_clear_name_the_file(tmp_path):
+    pixels = noise((4, 5, 6, 30, 40))
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    with pytest.raises(InputError, match=r"a\.tif: axes='YX' names 2 axes"):
+        open_image(tmp_path / "a.tif", axes="YX")

@@ -7,6 +7,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from napari_swin2sr.errors import InputError
 from napari_swin2sr.options import UpscaleOptions
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def open_image(
         from napari_swin2sr.formats.png_jpeg import open_picture
 
         image = open_picture(location.path)
-    names = agree_axes(image.shape, image.axes or None, axes, rgb).axes
+    try:
+        names = agree_axes(image.shape, image.axes or None, axes, rgb).axes
+    except InputError as error:
+        raise InputError(f"{location}: {error}") from error
     return dataclasses.replace(image, axes=names)
 
 

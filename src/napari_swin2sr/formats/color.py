@@ -147,6 +147,52 @@ class OrientedArray:
         return pixels.transpose(self._order)[tuple(back)][finish]
 
 
+class WithMask:
+    """A lazy array whose pixels outside a mask are `value`, or transparent.
+
+    `mask` is a lazy (Y, X) array, 0 where a pixel is not valid. Without `value` the
+    samples, the last axis, get alpha.
+    """
+
+    def __init__(
+        self, source: _Lazy, mask: _Lazy, axes: str, value: float | None
+    ) -> None:
+        self.source, self.mask = source, mask
+        self.axes, self.value = axes, value
+        self.dtype = source.dtype
+        extra = 0 if value is not None else 1
+        self.shape = (*source.shape[:-1], source.shape[-1] + extra)
+        self.ndim = len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"WithMask({self.source!r}, {self.mask!r}, value={self.value})"
+
+    def __dask_tokenize__(self) -> tuple[object, ...]:
+        """Name the pixels by their source and mask."""
+        return type(self).__name__, self.source, self.mask, self.axes, self.value
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """Read a region: slices and integers, one per axis, as in NumPy."""
+        region, finish = forward(index, self.shape)
+        place = [slice(part.start, part.stop, part.step) for part in region]
+        valid = self.mask[tuple(place[self.axes.index(axis)] for axis in "YX")] != 0
+        if self.axes.index("X") < self.axes.index("Y"):
+            valid = valid.T
+        sides = [
+            n if a in "YX" else 1
+            for a, n in zip(self.axes, map(len, region), strict=True)
+        ]
+        valid = valid.reshape(sides)
+        if self.value is not None:
+            masked = np.where(valid, self.source[tuple(place)], self.value)
+            return masked.astype(self.dtype)[finish]
+        *place, wanted = place
+        colors = self.source[tuple(place)]
+        alpha = np.where(valid, np.iinfo(self.dtype).max, 0).astype(self.dtype)
+        alpha = np.broadcast_to(alpha, (*colors.shape[:-1], 1))
+        return np.concatenate([colors, alpha], -1)[..., wanted][finish]
+
+
 # -- conversions ----------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ pixel corners.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import re
@@ -30,7 +29,8 @@ _SCALE, _TIE_POINTS, _MATRIX = 33550, 33922, 34264
 _KEYS, _DOUBLES, _ASCII = 34735, 34736, 34737
 _GDAL_METADATA, _GDAL_NODATA = 42112, 42113
 _RASTER_TYPE, _GEOGRAPHIC, _PROJECTED = 1025, 2048, 3072
-_SIDECAR_WORDS = ("SRS", "GeoTransform", "GCPList", "NoDataValue", "Description")
+_MOST_SIDECAR = 2**20
+"""Bytes of an .aux.xml; one with histograms of many bands has a tenth of that."""
 _POINT, _USER_DEFINED = 2, 32767
 
 
@@ -196,20 +196,43 @@ def read_world_file(path: Path) -> Transform | None:
     return None
 
 
-def warn_sidecars(path: Path) -> None:
-    """Name the files of GDAL beside an image that say what is not read."""
-    mask, extra = (path.with_name(path.name + end) for end in (".msk", ".aux.xml"))
-    if mask.is_file():
-        logger.warning("%s: the mask beside it, %s, is not read", path, mask.name)
-    with contextlib.suppress(OSError):
-        text = extra.read_text(errors="replace")
-        found = [word for word in _SIDECAR_WORDS if f"<{word}" in text]
-        if found:
-            logger.warning(
-                "%s: %s beside it says more (%s), which is not read. Put it into the "
-                "file with gdal_translate first",
-                *(path, extra.name, ", ".join(found)),
-            )
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Return what the .aux.xml of GDAL beside an image says about its pixels.
+
+    The keys are those fields of `SpatialImage` that it names: nodata, transform, crs,
+    channel_names. Its ground control points are named in a warning.
+    """
+    from xml.etree import ElementTree
+
+    place = path.with_name(path.name + ".aux.xml")
+    try:
+        text = place.read_bytes()[:_MOST_SIDECAR]
+        if b"<!" in text:  # declarations of entities, of which GDAL writes none
+            return {}
+        root = ElementTree.fromstring(text)  # noqa: S314
+        bands = root.findall("PAMRasterBand")
+        missing = {float(b.findtext("NoDataValue", "nan")) for b in bands}
+        numbers = [float(t) for t in root.findtext("GeoTransform", "").split(",") if t]
+    except (OSError, ValueError, ElementTree.ParseError):
+        return {}
+    found: dict[str, Any] = {}
+    if len(missing) == 1 and not math.isnan(*missing):
+        found["nodata"] = missing.pop()
+    if len(numbers) == 6 and numbers[1] * numbers[5] != numbers[2] * numbers[4]:
+        c, a, b, f, d, e = numbers
+        found["transform"] = (a, b, c, d, e, f)
+    if root.findtext("SRS"):
+        found["crs"] = root.findtext("SRS")
+    names = tuple(band.findtext("Description", "") for band in bands)
+    if any(names):
+        found["channel_names"] = names
+    if root.find("GCPList") is not None:
+        logger.warning(
+            "%s: the ground control points in %s beside it are not read. Put them into "
+            "the file with gdal_translate first",
+            *(path, place.name),
+        )
+    return found
 
 
 def _moved(transform: Transform, pixels: float) -> Transform:

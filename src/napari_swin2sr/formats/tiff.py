@@ -13,12 +13,12 @@ import numpy as np
 
 from napari_swin2sr.errors import FileError, Swin2SRError
 from napari_swin2sr.formats import color
-from napari_swin2sr.formats.color import ConvertedArray, OrientedArray
+from napari_swin2sr.formats.color import ConvertedArray, OrientedArray, WithMask
 from napari_swin2sr.formats.geo_tags import (
     read_geo_tags,
     read_nodata,
+    read_sidecar,
     read_world_file,
-    warn_sidecars,
 )
 from napari_swin2sr.formats.picture_tags import tags_of_tiff
 from napari_swin2sr.formats.tiff_array import CACHE_BYTES, TiffArray, tifffile_logs
@@ -78,7 +78,6 @@ def open_tiff(path: Path, *, series: int = 0, level: int = 0) -> SpatialImage:
             ) from error
         for line in filter(_DAMAGE.search, lines):
             raise FileError(f"{path}: the file is damaged or cut off: {line}")
-    warn_sidecars(path)
     return image
 
 
@@ -88,8 +87,6 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
     with tifffile.TiffFile(path) as tif:
         for page in _pages(tif.pages):
             _check_page(path, page)
-            if page.is_mask:
-                logger.warning("%s: its mask of valid pixels is not read", path)
         all_series = tif.series
         if not 0 <= number < len(all_series):
             raise FileError(
@@ -108,12 +105,14 @@ def _open(path: Path, number: int, level: int) -> SpatialImage:
         tags = {int(tag.code): tag.value for tag in page.tags}
         fields = _fields(tif, number, axes, tags, path)
         shape0, shape = series.levels[0].shape, series.levels[level].shape
+        masks = [k for k, other in enumerate(all_series) if other.keyframe.is_mask]
     image = SpatialImage(
         data=TiffArray(path, number, level), axes=axes, source=str(path), **fields
     )
     sides = zip(axes, shape0, shape, strict=True)
     factors = {letter: n / n0 for letter, n0, n in sides if n0 != n}
     image = _as_color(image.scaled(image.data, factors), page, tags)
+    image = _with_mask(image, path, masks)
     return _upright(image, int(tags.get(_ORIENTATION, 1)))
 
 
@@ -210,6 +209,13 @@ def _fields(
                 names.get(k, "") for k in range(max(names) + 1)
             )
         fields["geo_tags"] = geo
+    beside = read_sidecar(path)
+    if fields.get("geo_tags") is not None and fields["geo_tags"].keys:
+        beside.pop("crs", None)  # the file's own are complete
+    elif "crs" in beside:
+        fields["geo_tags"] = None
+    for name, value in beside.items():
+        fields[name] = fields.get(name) or value
     if fields.get("transform") is None:
         fields["transform"] = read_world_file(path)
     if int(tags.get(262, 1)) == _RGB and "C" in axes and not fields["channel_names"]:
@@ -237,6 +243,40 @@ def _letters(axes: str, page: Any, path: Path) -> str:
     for letter, name in zip(unknown, free[len(free) - len(unknown) :], strict=True):
         axes = axes.replace(letter, name, 1)
     return axes
+
+
+def _with_mask(image: SpatialImage, path: Path, masks: list[int]) -> SpatialImage:
+    """Apply GDAL's mask of valid pixels, in the file or in a .msk beside it."""
+    beside = path.with_name(path.name + ".msk")
+    if masks:
+        mask = TiffArray(path, masks[0])
+    elif beside.is_file():
+        mask = TiffArray(beside)
+    else:
+        return image
+    kind, plane = (
+        image.data.dtype.kind,
+        tuple(image.shape[image.axes.index(a)] for a in "YX"),
+    )
+    value = math.nan if kind == "f" and image.nodata is None else image.nodata
+    to_alpha = value is None and kind == "u" and image.axes.endswith("S")
+    if mask.shape != plane or not (to_alpha or value is not None):
+        why = (
+            "the image has no value for missing pixels (gdal_translate -a_nodata)"
+            if mask.shape == plane
+            else f"its shape is {mask.shape}, that of the image {plane}"
+        )
+        logger.warning(
+            "%s: its mask of valid pixels (%s) is not read: %s",
+            path,
+            mask.path.name,
+            why,
+        )
+        return image
+    if to_alpha and image.shape[-1] != 3:
+        return image  # it has alpha
+    data = WithMask(image.data, mask, image.axes, value)
+    return dataclasses.replace(image, data=data)
 
 
 # -- what its samples mean ------------------------------------------------------------

@@ -251,11 +251,11 @@ def _ome(image: SpatialImage, layout: AxisLayout) -> dict[str, Any]:
         metadata["Description"] = description(image.picture_tags)
     n_planes = layout.n_planes
     for axis in "YX":
-        symbol = unit_symbol(image.unit.get(axis, ""))
-        if image.origin.get(axis) and symbol:
+        of_place = unit_symbol(image.unit.get(axis, ""))
+        if image.origin.get(axis) and of_place:
             plane = metadata.setdefault("Plane", {})
             plane["Position" + axis] = [image.origin[axis]] * n_planes
-            plane[f"Position{axis}Unit"] = [symbol] * n_planes
+            plane[f"Position{axis}Unit"] = [of_place] * n_planes
     channels: dict[str, Any] = {}
     n = layout.n_channels
     if len(image.channel_names) == n:
