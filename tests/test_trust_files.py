@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -349,3 +352,32 @@ def test_two_files_with_one_name_for_their_error_bars(tmp_path, options, capsys)
     )
     assert "a_trust.tif" in capsys.readouterr().err
     assert not Path(folder).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".ome.zarr", ".tif"])
+def test_a_killed_run_goes_on(tmp_path, in_store, options, suffix):
+    path, target = source(tmp_path, (300, 300)), tmp_path / f"out{suffix}"
+    code = (
+        "import sys, json\n"
+        "from napari_swin2sr import upscale_file\n"
+        "from napari_swin2sr.runs import job\n"
+        "job.SMALL_RESULT_BYTES = 0\n"
+        "upscale_file(*sys.argv[1:3], workers=1, **json.loads(sys.argv[3]))\n"
+    )
+    command = [sys.executable, "-c", code, str(path), str(target), json.dumps(options)]
+    store = (
+        target if suffix == ".ome.zarr" else target.with_name("out.tif.unfinished.zarr")
+    )
+    with subprocess.Popen(command) as run:
+        while not (store / "0/c/0/3").exists():
+            assert run.poll() is None
+            time.sleep(0.02)
+        run.kill()
+    assert 0 < tiles_found(path, target, options) < 100
+    image, error = truth(path, options)
+    place = target / "trust" if suffix == ".ome.zarr" else tmp_path / "out_trust.tif"
+    for where, want in ((target, image), (place, error)):
+        np.testing.assert_array_equal(np.asarray(open_image(where).data[...]), want)
+    left = [p for p in tmp_path.rglob("*") if p.name.endswith(".partial")]
+    assert not left
