@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.metadata
 import importlib.util
 import inspect
 import re
@@ -122,13 +123,30 @@ def test_public_functions_document_every_parameter(name):
 ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
 
 
-def test_the_tree_and_the_layers_are_those_of_the_package():
-    script = ROOT / "docs/make_tree.py"
-    spec = importlib.util.spec_from_file_location("make_tree", script)
+def script_of_the_docs(name):
+    """Return `docs/NAME.py` as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    make_tree = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_tree)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_transformers_is_complete_and_current():
+    pytest.importorskip("transformers")
+    page = ROOT / "docs/reference/transformers.md"
+    text = page.read_text("utf-8")
+    version = re.search(r"Compared with transformers (\S+)\.\n", text)
+    assert version is not None
+    if importlib.metadata.version("transformers") != version[1]:
+        pytest.skip(f"the table compares with transformers {version[1]}")
+    written = script_of_the_docs("make_transformers_table").written(text)
+    assert text == written, "run docs/make_transformers_table.py"
+
+
+def test_the_tree_and_the_layers_are_those_of_the_package():
+    make_tree = script_of_the_docs("make_tree")
     files = make_tree.PACKAGE.rglob("*.py")
     modules = [
         f for f in files if f.parent == make_tree.PACKAGE or f.stem != "__init__"

@@ -111,6 +111,19 @@ def test_harmless_keywords_of_transformers(folder: Path) -> None:
     assert Swin2SRModel.from_pretrained(folder, **options)
 
 
+def test_harmless_keywords_of_the_others(folder: Path) -> None:
+    for kind in (*MODELS, Swin2SRConfig, Swin2SRImageProcessor):
+        assert kind.from_pretrained(folder, trust_remote_code=False)
+        with pytest.raises(OptionError, match="trust_remote_code=True"):
+            kind.from_pretrained(folder, trust_remote_code=True)
+    assert Swin2SRImageProcessor.from_pretrained(folder, use_fast=True)
+    assert Swin2SRModel.from_pretrained(folder, use_safetensors=True)
+    torch.save(tiny_net().state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(OptionError, match=r"use_safetensors=True, but .*\.bin"):
+        Swin2SRModel.from_pretrained(folder, use_safetensors=True)
+
+
 def test_fields_of_the_configuration_must_fit_the_weights(folder: Path) -> None:
     model = Swin2SRForImageSuperResolution
     assert model.from_pretrained(folder, img_range=2.0).config.img_range == 2.0

@@ -186,7 +186,8 @@ class Swin2SRImageProcessor(Uploadable):
             A model folder, a file in one, or the name of a model.
         **options
             Settings instead of those of the folder; `revision`, `subfolder`,
-            `cache_dir`, `token`, `local_files_only` and `force_download`, for the hub.
+            `cache_dir`, `token`, `local_files_only` and `force_download`, for the hub;
+            `use_fast` changes nothing, since there is one implementation.
 
         Returns
         -------
@@ -199,6 +200,9 @@ class Swin2SRImageProcessor(Uploadable):
             If the folder holds neither `preprocessor_config.json` nor `config.json`.
         """
         hub = PLAIN.take_from(options)
+        options.pop("use_fast", None)
+        if options.pop("trust_remote_code", None):
+            raise OptionError("trust_remote_code=True is not possible here")
         folder = Path(name_or_path)
         if not folder.exists():
             config = Swin2SRConfig.from_pretrained(name_or_path, **asdict(hub))

@@ -338,7 +338,7 @@ _FIXED = {
     "ignore_mismatched_sizes": (None, False),
     "low_cpu_mem_usage": (None, False, True),
     "trust_remote_code": (None, False),
-    "use_safetensors": (None, False),
+    "use_safetensors": (None, False, True),
     "weights_only": (None, True),
 }
 """Other options of `from_pretrained` in transformers, with the values we can honor."""
@@ -748,6 +748,7 @@ class Swin2SRForImageSuperResolution(PretrainedModule, Uploadable):
         """
         hub = PLAIN.take_from(options)
         fields = {f.name for f in dataclasses.fields(Swin2SRConfig)} - {"extra"}
+        only_safetensors = options.get("use_safetensors")
         for name, value in list(options.items()):
             if name in _FIXED:
                 if value not in _FIXED[name]:
@@ -759,6 +760,8 @@ class Swin2SRForImageSuperResolution(PretrainedModule, Uploadable):
         if device_map is not None:
             device = _device(device_map)
         found = resolve_model(str(name_or_path), hub=hub)
+        if only_safetensors and found.path.suffix != ".safetensors":
+            raise OptionError(f"use_safetensors=True, but the file is {found.path}")
         config = config or found.config
         if options:
             config = dataclasses.replace(config or Swin2SRConfig(), **options)

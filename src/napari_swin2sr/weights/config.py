@@ -370,6 +370,8 @@ class Swin2SRConfig(Uploadable):
             If there is none, or it does not describe a Swin2SR network.
         """
         hub = PLAIN.take_from(options)
+        if options.pop("trust_remote_code", None):
+            raise OptionError("trust_remote_code=True is not possible here")
         path = Path(name_or_path)
         if not path.exists():
             name = str(name_or_path)
