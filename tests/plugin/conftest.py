@@ -17,6 +17,7 @@ import pytest
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.plugin.live.pyramid import tile_grid
 from napari_swin2sr.tiles.chunks import ChunkGrid
+from napari_swin2sr.tiles.worker import UpscaledTile
 from napari_swin2sr.weights.config import Swin2SRConfig
 
 os.environ.setdefault(
@@ -78,6 +79,11 @@ class CountingLevel:
         for axis in self.axes:
             block = np.repeat(np.asarray(block), self.upscale, axis)
         return block
+
+    def pair_at(self, index):
+        """Return a tile and, as its error, a tenth of it."""
+        image = self.block_at(index)
+        return UpscaledTile(image, image.astype(np.float32) / 10)
 
 
 @pytest.fixture

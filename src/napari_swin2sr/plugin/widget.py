@@ -46,6 +46,7 @@ from napari_swin2sr.plugin.before import (
     need_words,
     suits,
 )
+from napari_swin2sr.plugin.certainty import CertaintyRow
 from napari_swin2sr.plugin.choices import (
     Choices,
     as_command_line,
@@ -355,6 +356,8 @@ class SuperResolutionWidget(QWidget):
         self._bar.setMaximumHeight(8)
         self._message = Message()
         box.addWidget(self._compare)
+        self._certainty = CertaintyRow(self._viewer)
+        box.addWidget(self._certainty)
         box.addLayout(row)
         box.addWidget(self._bar)
         box.addWidget(self._message)
@@ -452,6 +455,7 @@ class SuperResolutionWidget(QWidget):
             return
         images, selected = self._images(), self._selected()
         self._compare.setVisible(bool(pairs_of(self._viewer)))
+        self._certainty.follow()
         if self._layer not in images:
             # A result is not the next input just because its source was deleted.
             sources = [layer for layer in images if not _made(layer)]

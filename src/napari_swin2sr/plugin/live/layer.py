@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from napari.layers import Image
+from napari.layers import Image, Layer
 from napari.utils.notifications import show_warning
+from qtpy.QtCore import QTimer
 from superqt.utils import ensure_main_thread, qthrottled
 
+from napari_swin2sr.errors import Swin2SRError
 from napari_swin2sr.image.record import SpatialImage
 from napari_swin2sr.options import UpscaleOptions
 from napari_swin2sr.plugin.layer_source import (
@@ -20,7 +24,7 @@ from napari_swin2sr.plugin.layer_source import (
     spatial_image,
 )
 from napari_swin2sr.plugin.live.progressive import ProgressiveArray
-from napari_swin2sr.plugin.live.pyramid import Deferred, Pyramid
+from napari_swin2sr.plugin.live.pyramid import Deferred, ErrorTiles, Pyramid
 from napari_swin2sr.plugin.placement import (
     free_name,
     layer_keywords,
@@ -30,6 +34,7 @@ from napari_swin2sr.plugin.placement import (
 from napari_swin2sr.plugin.settings import current_settings, tile_cache
 from napari_swin2sr.plugin.worker import State
 from napari_swin2sr.tiles.plan import plan_tiles
+from napari_swin2sr.trust.calibration import DEFAULT_LEVEL, load_calibration
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -56,6 +61,9 @@ class LiveLayer:
         self.viewer, self.refined = viewer, refined
         self.layer: Image | None = None
         self.pyramid: Pyramid | None = None
+        self.error: ErrorTiles | None = None
+        self.level = 0.0
+        self.error_layer: Image | None = None
         self._told = False
         self._refresh_soon = qthrottled(
             self._refresh, timeout=REFRESH_MS, leading=False
@@ -78,7 +86,7 @@ class LiveLayer:
         self.viewer.dims.events.ndisplay.disconnect(self.show_soon)
         self.viewer.layers.events.removed.disconnect(self._on_removed)
         self.pyramid.close()
-        self.layer = None
+        self.layer = self.error_layer = None
         _ALIVE.discard(self)
 
     def show_soon(self, event: Any = None) -> None:
@@ -89,6 +97,7 @@ class LiveLayer:
     def _refresh(self) -> None:
         if self.layer is None or self.pyramid is None:
             return
+        self._refresh_error()
         if not self.layer.visible:
             self.pyramid.drop_stale(len(self.pyramid.levels))
             return
@@ -96,6 +105,15 @@ class LiveLayer:
         done = self.pyramid.idle
         self.layer.refresh(thumbnail=done, extent=False, highlight=False)
         self.refined(self._state())
+
+    def _refresh_error(self) -> None:
+        if self.error is None:
+            return
+        shown = self.error_layer
+        if shown is None or not shown.visible or shown.data_level > 0:
+            self.error.array.filler.want(self.error.array, [])
+        if shown is not None and shown.visible:
+            shown.refresh(thumbnail=False, extent=False, highlight=False)
 
     def _state(self) -> State:
         """Say how much of the view is sharp."""
@@ -134,7 +152,17 @@ class LiveLayer:
 
     def _on_removed(self, event: Any) -> None:
         if event.value is self.layer:
+            if self.error_layer in self.viewer.layers:  # it would show nothing more
+                QTimer.singleShot(0, partial(_remove, self.viewer, self.error_layer))
             self.close()
+        elif event.value is self.error_layer:
+            self.error_layer = None
+            self.show_soon()
+
+
+def _remove(viewer: ViewerModel, layer: Layer) -> None:
+    if layer in viewer.layers:
+        viewer.layers.remove(layer)
 
 
 def live_layers() -> list[LiveLayer]:
@@ -173,8 +201,9 @@ def add_live_layer(
     """
     source = layer_source(layer, options.axes)
     tile = options.tile or current_settings().live_tile
-    options = options.replace(tile=tile, axes=None, rgb=None)
     config = handle.config
+    options = _with_error(options, config.upscale)
+    options = options.replace(tile=tile, axes=None, rgb=None)
     plan = plan_tiles(
         source.layout.plane_shape,
         core=tile,
@@ -210,7 +239,11 @@ def add_live_layer(
         name=name,
         provenance=record(layer, source, options, handle) | {"live": True},
     )
+    if options.trust:
+        controller.error = ErrorTiles(pyramid.arrays[0], source.layout.s)
+        controller.level = float(options.trust)
     new = Image(pyramid.levels, multiscale=True, **keywords)
+    _tell_in_status(new, controller)
     controller.start(new, pyramid)
     show_result(viewer, layer, new)
     return new
@@ -251,4 +284,42 @@ def _lazy(
         lazy.block,
         dtype=lazy.dtype,
         nodata=image.nodata if options.nodata is None else options.nodata,
+        error_scale=lazy.error_scale,
     )
+
+
+def _with_error(options: UpscaleOptions, upscale: int) -> UpscaleOptions:
+    """Ask for error bars where the model has them: they cost next to nothing."""
+    if options.trust or upscale == 1:
+        return options
+    try:
+        load_calibration(options.model)
+    except Swin2SRError:
+        return options
+    return options.replace(trust=DEFAULT_LEVEL)
+
+
+def _tell_in_status(live: Image, controller: LiveLayer) -> None:
+    """Let the status bar read "123 ± 9 (90 %)" over a live layer."""
+    plain: Callable[..., dict[str, Any]] = live.get_status
+
+    def get_status(position: Any = None, **keywords: Any) -> dict[str, Any]:
+        status = plain(position, **keywords)
+        text = _error_text(live, controller, position)
+        if text:
+            for key in ("coordinates", "value"):
+                status[key] = f"{status[key]} {text}"
+        return status
+
+    live.get_status = get_status
+
+
+def _error_text(live: Image, controller: LiveLayer, position: Any) -> str:
+    """Return "± 9 (90 %)" for a place in the world, "" where nothing is known."""
+    if controller.error is None or position is None:
+        return ""
+    place = np.rint(live.world_to_data(position)).astype(int)
+    error = controller.error.array.peek([int(at) for at in place])
+    if error is None or not math.isfinite(error):
+        return ""
+    return f"± {error:.3g} ({controller.level:.0%})".replace("%", " %")

@@ -150,6 +150,8 @@ class ProgressiveArray:
         Called after each tile, in the filler's thread.
     failed : callable
         Called with the first error, in the filler's thread.
+    unknown : float
+        What stands in for missing tiles where there is no lower resolution.
     buffer : numpy.ndarray, optional
         Of the level's shape; filled in place and handed out itself. napari reads the
         lowest resolution of a plane once and keeps it, so only pixels that change in
@@ -170,8 +172,10 @@ class ProgressiveArray:
         number: int = 0,
         changed: Callable[[], object] = lambda: None,
         failed: Callable[[Exception], object] = lambda error: None,
+        unknown: float = 0,
         buffer: NDArray[Any] | None = None,
     ) -> None:
+        self.unknown = unknown
         self.level, self.cache, self.filler = level, cache, filler
         self.lower, self.number, self.buffer = lower, number, buffer
         self.changed, self.failed = changed, failed
@@ -268,7 +272,9 @@ class ProgressiveArray:
         """Return what interpolates parts of a region from the lower resolution."""
         lower = self.lower
         if lower is None:
-            return lambda part: np.zeros([len(places) for places in part], self.dtype)
+            return lambda part: np.full(
+                [len(places) for places in part], self.unknown, self.dtype
+            )
         shapes = zip(region, self.shape, lower.shape, strict=True)
         near = [coarse_span(*one) for one in shapes]
         if isinstance(lower, ProgressiveArray):
@@ -295,6 +301,18 @@ class ProgressiveArray:
             return
         self._failures = 0
         self.changed()
+
+    def keep(self, index: Index, tile: NDArray[Any]) -> None:
+        """Take a tile that was computed along with another one, from any thread."""
+        self.cache.put(self._key, index, tile)
+
+    def peek(self, place: Sequence[int]) -> Any | None:
+        """Return the pixel at a place if its tile is there; nothing is wanted."""
+        if not all(0 <= at < n for at, n in zip(place, self.shape, strict=True)):
+            return None
+        chunk = next(self.grid.meeting([range(at, at + 1) for at in place]))
+        tile = self._tile(chunk.index)
+        return None if tile is None else tile[chunk.inner].item()
 
     def forget(self) -> None:
         """Want nothing and give back the memory of all tiles."""

@@ -8,6 +8,7 @@ the original's resolution is computed.
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ class Deferred:
     ) -> None:
         self.shape, self.dtype, self.chunks = shape, dtype, chunks
         self._make = make
+        self.error: ErrorTiles | None = None
         self._lazy: LazyUpscaled | None = None
         self._lock = threading.Lock()
 
@@ -60,8 +62,61 @@ class Deferred:
             return self._lazy
 
     def block_at(self, index: Index) -> NDArray[Any]:
-        """Return one super-resolved tile."""
-        return self.lazy.block_at(index)
+        """Return one super-resolved tile; its error, if asked for, is kept, too."""
+        if self.error is None:
+            return self.lazy.block_at(index)
+        pair = self.lazy.pair_at(index)
+        self.error.came(index, pair.error)
+        return pair.image
+
+
+class ErrorTiles:
+    """Half-widths of error bars from the forwards of the image itself: a `Level`.
+
+    Of color images the largest of the samples, so that there is one per pixel.
+
+    Attributes
+    ----------
+    array : the level as napari gets it
+    """
+
+    def __init__(self, image: ProgressiveArray, samples: int | None) -> None:
+        deferred = image.level
+        assert isinstance(deferred, Deferred)
+        self._image, self._deferred, self._samples = image, deferred, samples
+        whole = zip(deferred.shape, deferred.chunks, strict=True)
+        kept = [one for axis, one in enumerate(whole) if axis != samples]
+        self.shape = tuple(n for n, _ in kept)
+        self.chunks = tuple(sizes for _, sizes in kept)
+        self.dtype = np.dtype(np.float32)
+        self.array = ProgressiveArray(
+            self,
+            image.cache,
+            image.filler,
+            changed=image.changed,
+            failed=image.failed,
+            unknown=math.nan,
+        )
+        deferred.error = self
+
+    def came(self, index: Index, error: NDArray[np.float32] | None) -> None:
+        """Keep the error that came with a tile of the image."""
+        assert error is not None  # the image was planned with an error scale
+        if self._samples is not None:
+            error = np.fmax.reduce(error, axis=self._samples)
+            index = tuple(at for axis, at in enumerate(index) if axis != self._samples)
+        self.array.keep(index, error)
+
+    def block_at(self, index: Index) -> NDArray[Any]:
+        """Return the error of one tile; the image's tile is kept, too."""
+        at = list(index)
+        if self._samples is not None:
+            at.insert(self._samples, 0)
+        pair = self._deferred.lazy.pair_at(tuple(at))
+        self._image.keep(tuple(at), pair.image)
+        error: NDArray[np.float32] | None = pair.error
+        assert error is not None
+        return error if self._samples is None else np.fmax.reduce(error, self._samples)
 
 
 class Pyramid:
@@ -140,6 +195,9 @@ class Pyramid:
         self._reader_thread.close()
         for array in self.arrays:
             array.forget()
+        finest = self.arrays[0].level
+        if isinstance(finest, Deferred) and finest.error is not None:
+            finest.error.array.forget()
 
 
 def _coarse_levels(
