@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import cast
 
 import dask
 import dask.array as da
@@ -171,7 +172,7 @@ def test_a_level_that_is_none_is_refused(image, model, wrong) -> None:
 
 def test_levels_are_normalized_once() -> None:
     levels = [
-        UpscaleOptions(trust=t).trust
+        UpscaleOptions(trust=cast(float, t)).trust
         for t in (True, False, None, 0.5, np.float32(0.75))
     ]
     assert levels == [0.9, False, False, 0.5, 0.75]

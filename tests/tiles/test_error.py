@@ -33,10 +33,10 @@ class Toy:
         return image, np.abs(image) / 4
 
     def __getstate__(self):
-        return {"forwards": 0}
+        return {}
 
     def __setstate__(self, state):
-        self.__init__()
+        self.forwards, self.lock = 0, threading.Lock()
 
 
 def make(source, axes=None, *, core=16, halo=8, spec=(0.0, 100.0), factor=2.0, **more):
