@@ -542,3 +542,14 @@ def test_a_chunk_that_is_larger_than_declared(tmp_path):
     (tmp_path / "a.zarr" / "c" / "0" / "0").write_bytes(gzip.compress(bytes(10**6)))
     with pytest.raises(FileError, match=r"a\.zarr: .*cannot reshape"):
         open_image(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("side", [2**40, 2**63 - 1])
+def test_chunks_larger_than_memory(tmp_path, side):
+    zarr.create_array(tmp_path / "a.zarr", data=noise((40, 50)), chunks=(16, 16))
+    document = tmp_path / "a.zarr" / "zarr.json"
+    content = json.loads(document.read_text())
+    content["chunk_grid"]["configuration"]["chunk_shape"] = [side, 16]
+    document.write_text(json.dumps(content))
+    with pytest.raises(FileError, match=r"a\.zarr: its chunks .* of memory are free"):
+        open_image(tmp_path / "a.zarr")

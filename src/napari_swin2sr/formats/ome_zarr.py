@@ -14,6 +14,7 @@ from napari_swin2sr.errors import FileError, InputError, MissingDependencyError
 from napari_swin2sr.formats.geo_tags import GeoTags
 from napari_swin2sr.image.record import SpatialImage, center_shift
 from napari_swin2sr.replace import RECORD
+from napari_swin2sr.tiles.cache import available_memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +54,15 @@ def open_zarr(location: Location, *, series: int = 0, level: int = 0) -> Spatial
             image = SpatialImage(data=node, axes=axes, source=str(location))
         else:
             image = _multiscale(node, location, level)
-        if not location.is_url and math.prod(image.data.chunks) <= _MOST_BYTES:
+        chunk = math.prod(image.data.chunks) * image.data.dtype.itemsize
+        free = available_memory()
+        if free is not None and 2 * chunk > free:
+            raise FileError(
+                f"{location}: its chunks of {tuple(image.data.chunks)} pixels have "
+                f"{chunk / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free. "
+                "Store it in smaller chunks"
+            )
+        if not location.is_url and chunk <= _MOST_BYTES:
             image.data[(slice(0, 1),) * image.data.ndim]  # can it be decoded?
         return image
     except (FileError, InputError, MissingDependencyError):
