@@ -135,19 +135,18 @@ def _default_model() -> dict[str, str]:
 
 def _on_cpu() -> dict[str, str]:
     """Return which way runs on the CPU, why, and what was measured."""
-    from napari_swin2sr.engine import backends as fast
-    from napari_swin2sr.engine import cpu_native as fast_native
+    from napari_swin2sr.engine import backends, cpu_native
     from napari_swin2sr.model.swin2sr import load_network
     from napari_swin2sr.weights.catalog import resolve_model
 
     model = resolve_model("default")
     net = load_network(model.path, model.config, sha256=model.sha256)
-    _, choice = fast.prepare_cpu(net, "fp32")
+    _, choice = backends.prepare_cpu(net, "fp32")
     found = {
-        "processor": fast_native.processor_name(),
-        "instructions": ", ".join(fast_native.instruction_sets()) or "none known",
-        "bfloat16": "yes" if fast_native.has_bfloat16() else "no: float32 runs instead",
-        "compiler": fast_native.find_compiler() or "none: PyTorch runs the network",
+        "processor": cpu_native.processor_name(),
+        "instructions": ", ".join(cpu_native.instruction_sets()) or "none known",
+        "bfloat16": "yes" if cpu_native.has_bfloat16() else "no: float32 runs instead",
+        "compiler": cpu_native.find_compiler() or "none: PyTorch runs the network",
         "runs": f"{choice.name} ({choice.reason})",
     }
     for name, seconds in choice.seconds.items():
