@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import socket
 import sys
@@ -20,7 +21,7 @@ from helpers.io_images import noise
 from napari_swin2sr import apply, upscale
 from napari_swin2sr.cli import main as cli
 from napari_swin2sr.errors import MissingDependencyError, OptionError
-from napari_swin2sr.page import app
+from napari_swin2sr.page import app, images
 
 needs_gradio = pytest.mark.skipif(
     importlib.util.find_spec("gradio") is None,
@@ -35,8 +36,16 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
+def leftovers():
+    """Collect the loops that Gradio's threads leave open while that is ignored."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
 def stand_in_model(monkeypatch):
     monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
+    monkeypatch.setattr(images, "has_error_bars", lambda model: False)
 
 
 def wait_for(look, what: str, seconds: float = 60):

@@ -12,12 +12,28 @@ from helpers.io_images import noise, smooth
 from napari_swin2sr import apply, upscale
 from napari_swin2sr.errors import FileError, InputError
 from napari_swin2sr.formats import open_image
+from napari_swin2sr.page import images
 from napari_swin2sr.page.images import look_at, super_resolve, write_samples
 
 
 @pytest.fixture(autouse=True)
 def stand_in_model(monkeypatch):
     monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
+    monkeypatch.setattr(images, "has_error_bars", lambda model: False)
+
+
+def test_models_with_error_bars_show_them(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    pixels = smooth((40, 48), "uint16")
+    tifffile.imwrite(tmp_path / "in.tif", pixels)
+    result = super_resolve(tmp_path / "in.tif", tmp_path, "default")
+    image, error = apply(pixels, trust=True)
+    np.testing.assert_array_equal(tifffile.imread(result.path), image.compute())
+    wanted = error.compute()
+    np.testing.assert_allclose(tifffile.imread(result.bars.path), wanted, rtol=1e-5)
+    assert result.bars.median == pytest.approx(np.median(wanted), rel=1e-4)
+    assert result.bars.picture.shape == result.detail[1].shape
+    assert result.bars.picture.max() == 255
 
 
 def test_samples_are_what_they_are_called(tmp_path):

@@ -25,6 +25,7 @@ from napari_swin2sr.errors import (
     OptionError,
     Swin2SRError,
 )
+from napari_swin2sr.options import DEFAULT_TRUST
 from napari_swin2sr.page.images import (
     Found,
     Result,
@@ -49,7 +50,7 @@ RANGES = {
     "from ... to ...": "fixed",
 }
 BY_HAND = "from ... to ..."
-DETAIL, WHOLE = "a detail, enlarged", "the whole image"
+DETAIL, WHOLE, BARS = "a detail", "the whole image", "after | error bars"
 
 QUEUE_SIZE = 20
 """Runs that may wait."""
@@ -188,7 +189,7 @@ class Page:
                     )
                     with gr.Row(equal_height=True):
                         view = gr.Radio(
-                            [DETAIL, WHOLE],
+                            [DETAIL, WHOLE, BARS],
                             value=DETAIL,
                             show_label=False,
                             container=False,
@@ -201,6 +202,9 @@ class Page:
                             elem_id="download",
                             scale=1,
                             size="md",
+                        )
+                        errors = gr.DownloadButton(
+                            "Error bars", visible=False, scale=1, size="md"
                         )
                     facts = gr.HTML(
                         _told("Nothing has been chosen yet."), elem_id="facts"
@@ -216,7 +220,7 @@ class Page:
             run.click(self._get_ready, session, facts, queue=False, **hidden).then(
                 self._run,
                 [session, file, model, spread, low, high, view],
-                [slider, pairs, download, facts],
+                [slider, pairs, download, errors, facts],
                 concurrency_limit=1,
                 show_progress="hidden",
                 **hidden,
@@ -294,7 +298,7 @@ class Page:
                 while not job.done():
                     state = _state(events, state)
                     seconds = time.perf_counter() - start
-                    yield keep, keep, keep, _told(f"{state}: {seconds:.0f} s")
+                    yield keep, keep, keep, keep, _told(f"{state}: {seconds:.0f} s")
                     time.sleep(0.25)
             finally:  # also when the browser has gone
                 if not job.done():
@@ -302,13 +306,20 @@ class Page:
         try:
             found, result = job.result()
         except Cancelled:
-            yield keep, keep, keep, _told("Cancelled; nothing was written.")
+            yield keep, keep, keep, keep, _told("Cancelled; nothing was written.")
         except (Swin2SRError, OSError) as error:
-            yield keep, keep, keep, _told(_plain(error, file), wrong=True)
+            yield keep, keep, keep, keep, _told(_plain(error, file), wrong=True)
         else:
             pairs = _saved(result)
             rows = _facts(found) | _numbers(found, result, MODELS[model])
-            yield _pair(pairs, view), pairs, _offer(result.path), _table(rows)
+            bars = None if result.bars is None else result.bars.path
+            yield (
+                _pair(pairs, view),
+                pairs,
+                _offer(result.path, "Download"),
+                _offer(bars, "Error bars:"),
+                _table(rows),
+            )
 
     def _compute(
         self,
@@ -356,11 +367,14 @@ def _skip() -> Any:
     return gradio.skip()
 
 
-def _offer(path: Path) -> Any:
+def _offer(path: Path | None, text: str) -> Any:
+    """Return a button for a file; none is shown where there is no file."""
     import gradio
 
+    if path is None:
+        return gradio.DownloadButton(visible=False)
     return gradio.DownloadButton(
-        f"Download {path.name}", value=str(path), interactive=True
+        f"{text} {path.name}", value=str(path), interactive=True, visible=True
     )
 
 
@@ -392,7 +406,14 @@ def _saved(result: Result) -> dict[str, tuple[str, str]]:
     from PIL import Image
 
     pairs: dict[str, tuple[str, str]] = {}
-    for name, pictures in ((DETAIL, result.detail), (WHOLE, result.whole)):
+    shown = {DETAIL: result.detail, WHOLE: result.whole}
+    if result.bars is not None:
+        bars = result.bars.picture
+        after = result.detail[1]
+        if after.ndim == 3:
+            bars = np.repeat(bars[..., None], 3, axis=-1)
+        shown[BARS] = (after, bars)
+    for name, pictures in shown.items():
         paths = []
         for side, pixels in zip(("before", "after"), pictures, strict=True):
             path = result.path.with_name(f"{side} {len(pairs)}.png")
@@ -403,7 +424,7 @@ def _saved(result: Result) -> dict[str, tuple[str, str]]:
 
 
 def _pair(pairs: dict[str, tuple[str, str]] | None, view: str) -> Any:
-    return None if pairs is None else pairs[view]
+    return None if pairs is None else pairs.get(view)
 
 
 # -- words ----------------------------------------------------------------------------
@@ -453,4 +474,12 @@ def _numbers(found: Found, result: Result, asked: str) -> dict[str, str]:
             f"{gain.mean:+.1f} dB over interpolation ({gain.low:+.1f} to "
             f"{gain.high:+.1f}); what is finer than a pixel of the image is a guess"
         )
+    bars = result.bars
+    rows["Error bars"] = (
+        "this model has none"
+        if bars is None
+        else f"{DEFAULT_TRUST:.0%} of the pixels lie within them in images like those "
+        f"of its calibration; half of them are below ±{bars.median:.3g}, and "
+        f"±{bars.white:.3g} is shown white"
+    )
     return rows

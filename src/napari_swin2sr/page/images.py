@@ -15,7 +15,9 @@ from napari_swin2sr.formats import as_image, open_image
 from napari_swin2sr.image.axes import resolve_axes
 from napari_swin2sr.image.box import Box
 from napari_swin2sr.image.resample import block_means
+from napari_swin2sr.options import DEFAULT_TRUST
 from napari_swin2sr.trust.suitability import INTERPOLATION, assess
+from napari_swin2sr.weights.catalog import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,6 +56,19 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorBars:
+    """Half-widths within which the truth lies for most pixels of images like this.
+
+    The picture shows those of the detail; white is `white`, in units of the image.
+    """
+
+    path: Path
+    median: float
+    white: float
+    picture: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A file, how long it took, and pairs of pictures: before and after."""
 
@@ -63,6 +78,7 @@ class Result:
     seconds: float
     detail: tuple[NDArray[np.uint8], NDArray[np.uint8]]
     whole: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+    bars: ErrorBars | None
 
 
 def look_at(path: Path, limit: float) -> Found:
@@ -99,10 +115,14 @@ def super_resolve(
     cancel: CancelToken | None = None,
     **options: Any,
 ) -> Result:
-    """Write a TIFF into `folder` as `upscale_file` does, and pictures to look at."""
+    """Write a TIFF into `folder` as `upscale_file` does, and pictures to look at.
+
+    With error bars, if the model has them.
+    """
     source = as_image(open_image(path))
     start = time.perf_counter()
     target = folder / f"{path.stem}-{model}.tif"
+    trust = DEFAULT_TRUST if has_error_bars(model) else False
     upscale_file(
         path,
         target,
@@ -111,6 +131,7 @@ def super_resolve(
         overwrite=True,
         progress=progress,
         cancel=cancel,
+        trust=trust,
         **options,
     )
     seconds = time.perf_counter() - start
@@ -123,9 +144,6 @@ def super_resolve(
     detail = before[box.slices], after[box.scaled(factor).slices]
     zoom = max(DETAIL_SHOWN // max(detail[1].shape[:2]), 1)
     smaller = -(-max(after.shape[:2]) // LARGEST_SHOWN)
-    whole = [
-        block_means(p, (0, 1), smaller) for p in (_enlarged(before, factor), after)
-    ]
     return Result(
         path=target,
         source=source,
@@ -133,9 +151,30 @@ def super_resolve(
         seconds=seconds,
         detail=(_enlarged(detail[0], factor * zoom), _enlarged(detail[1], zoom)),
         whole=(
-            block_means(whole[0], (0, 1), smaller),
+            block_means(_enlarged(before, factor), (0, 1), smaller),
             block_means(after, (0, 1), smaller),
         ),
+        bars=_read_bars(target, box.scaled(factor), zoom) if trust else None,
+    )
+
+
+def has_error_bars(model: str) -> bool:
+    """Tell whether a model can say how far it may be off."""
+    return resolve_model(model).error_head is not None
+
+
+def _read_bars(target: Path, box: Box, zoom: int) -> ErrorBars:
+    """Read what `upscale_file` writes beside its target; missing pixels are black."""
+    path = target.with_name(f"{target.stem}_trust.tif")
+    plane = _first_plane(as_image(open_image(path))).astype(np.float64)
+    gray = np.nan_to_num(plane.reshape(*plane.shape[:2], -1).mean(-1))
+    white = float(np.percentile(gray, 99.9)) or 1.0
+    shown = np.rint(np.clip(gray[box.slices] * (255 / white), 0, 255))
+    return ErrorBars(
+        path=path,
+        median=float(np.median(gray)),
+        white=white,
+        picture=_enlarged(shown.astype(np.uint8), zoom),
     )
 
 
