@@ -202,8 +202,8 @@ def add_live_layer(
     source = layer_source(layer, options.axes)
     tile = options.tile or current_settings().live_tile
     config = handle.config
-    options = _with_error(options, config.upscale)
-    options = options.replace(tile=tile, axes=None, rgb=None)
+    asked = options.replace(tile=tile, axes=None, rgb=None)
+    options = _with_error(asked, config.upscale)
     plan = plan_tiles(
         source.layout.plane_shape,
         core=tile,
@@ -237,7 +237,7 @@ def add_live_layer(
         config.upscale,
         (source.layout.y, source.layout.x),
         name=name,
-        provenance=record(layer, source, options, handle) | {"live": True},
+        provenance=record(layer, source, asked, handle) | {"live": True},
     )
     if options.trust:
         controller.error = ErrorTiles(pyramid.arrays[0], source.layout.s)
