@@ -10,12 +10,14 @@ import pytest
 import tifffile
 
 import napari_swin2sr as nsr
-from helpers.tiny import tiny_folder, trusted_folder
+from helpers.tiny import tiny_folder, tiny_net, trusted_folder
 from helpers.training_images import texture
 from napari_swin2sr.cli.main import main
 from napari_swin2sr.engine.upscaler import load_model
-from napari_swin2sr.errors import InputError, OutputError
-from napari_swin2sr.training.calibrate import mean_and_interval
+from napari_swin2sr.errors import InputError, OutputError, WeightsError
+from napari_swin2sr.training.calibrate import add_error_bars, mean_and_interval
+from napari_swin2sr.training.data import ImageSet, read_sources
+from napari_swin2sr.training.options import TrainOptions
 from napari_swin2sr.trust.calibration import level_index, load_calibration
 
 if TYPE_CHECKING:
@@ -118,3 +120,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert record["factor"] == load_calibration(out).factor()
     assert main(["calibrate", str(folder / "0.tif"), "--model", str(model)]) != 0
     assert "at least 9 independent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held_out", [9, 8])
+def test_a_trained_model_gets_error_bars(held_out: int, tmp_path: Path) -> None:
+    """Calibrated if enough images were held out; else it is said what to do."""
+    model = tiny_folder(tmp_path / "model")
+    folder = images(tmp_path / "images", held_out + 2, side=112)
+    paths = sorted(folder.glob("*.tif"))
+    sources = [read_sources(path, "", 64)[0] for path in paths]
+    split = ImageSet(tuple(sources[:2]), tuple(sources[2:]), ())
+    told: list[str] = []
+    add_error_bars(
+        *(model, tiny_net(), split, TrainOptions()), crops=4, say=told.append
+    )
+    assert load_model(model, device="cpu").has_error
+    if held_out == 9:
+        assert load_calibration(model).groups[0].images == 9
+        assert "calibrated on the 9 images held out" in told[0]
+        return
+    assert "not calibrated: 8 usable images were held out, 9 are needed" in told[0]
+    with pytest.raises(WeightsError, match="not calibrated"):
+        load_calibration(model)

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_swin2sr.errors import CancelToken
-    from napari_swin2sr.training.data import Source
+    from napari_swin2sr.model.swin2sr import Swin2SRForImageSuperResolution
+    from napari_swin2sr.training.data import ImageSet, Source
     from napari_swin2sr.weights.catalog import ResolvedModel
 
     Image = NDArray[np.float32]
@@ -218,6 +219,57 @@ def calibrate(
     )
 
 
+def add_error_bars(
+    folder: Path,
+    net: Swin2SRForImageSuperResolution,
+    images: ImageSet,
+    options: TrainOptions,
+    *,
+    crops: int,
+    say: Callable[[str], None],
+    cancel: CancelToken | None = None,
+) -> None:
+    """Give a model that was just trained an error head, and calibrate it.
+
+    The head learns from the images that the model learned from, the factors come from
+    those held out; with fewer than nine of them there is a head only.
+    """
+    u = net.config.upscale
+    large = [x for x in images.training if min(x.pixels.shape[1:]) >= u * CROP_SIDE]
+    if not large:
+        say(f"no error bars: no training image has {u * CROP_SIDE} px on each side")
+        return
+    sampler = Sampler(large, {k: v for k, v in options.mix.items() if _has(large, k)})
+    head = train_error_head(net, sampler, options, crops=crops, cancel=cancel)
+    upscaler = Upscaler(net, "cpu", error_head=head)
+    unit = u * upscaler.window_size
+    smallest = unit * (-(-(2 * MARGIN + 8) // upscaler.window_size))
+    held_out = {x.path: x for x in images.validation}
+    used = [x for x in held_out.values() if min(x.pixels.shape[1:]) >= smallest]
+    groups = []
+    if len(used) >= FEWEST:
+        curves = []
+        for source in used:
+            check_cancel(cancel)
+            truth = center(source, unit)
+            lowres = downscale(truth, u, "area")
+            found = measure(upscaler, lowres, truth)
+            curves.append(risk_curve(found.error, found.half_width))
+        names = [str(number) for number in range(len(used))]
+        groups = [calibrate_group(curves, names, noise=AS_THEY_ARE)]
+        say(f"error bars are calibrated on the {len(used)} images held out")
+    else:
+        say(
+            f"error bars are not calibrated: {len(used)} usable images were held out, "
+            f"{FEWEST} are needed. napari-swin2sr calibrate takes others"
+        )
+    write_trust(folder, resolve_model(folder), head, groups)
+
+
+def _has(sources: Sequence[Source], kind: str) -> bool:
+    return any(source.kind == kind for source in sources)
+
+
 def center(source: Source, unit: int, side: int = SIDE) -> Image:
     """Return the center (C, H, W) of an image from 0 to 1: RGB, or one channel."""
     height, width = source.pixels.shape[-2:]
@@ -266,7 +318,7 @@ def write_trust(
 ) -> Calibration:
     """Write what belongs to a model's error bars, and the model if it is not there.
 
-    Without a new head, that of the model is written.
+    Without a new head, that of the model is written; without groups no calibration.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = folder / WEIGHTS_NAMES[0]
@@ -290,7 +342,8 @@ def write_trust(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         groups=tuple(groups),
     )
-    write_calibration(calibration.to_dict(), folder)
+    if groups:
+        write_calibration(calibration.to_dict(), folder)
     return calibration
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from napari_swin2sr.errors import OptionError, OutputError, WeightsError
+from napari_swin2sr.errors import Cancelled, OptionError, OutputError, WeightsError
 from napari_swin2sr.model.swin2sr import save_network
 from napari_swin2sr.replace import rename_over, scratch_folder, write_bytes
+from napari_swin2sr.training.calibrate import add_error_bars
 from napari_swin2sr.training.data import ImageSet, Sampler, load_images
+from napari_swin2sr.training.error_head import CROPS
 from napari_swin2sr.training.gain import Gain, HeldOut
 from napari_swin2sr.training.loop import MARGIN, Progress, Trainer, use_bfloat16
 from napari_swin2sr.training.start import load, starting_network
@@ -146,6 +149,17 @@ def train(
     trainer.use_best()
     gain = None if held_out is None else _judge(trainer, held_out, report)
     _write(output, trainer, images, gain)
+    if cancel is None or not cancel.is_set():
+        with contextlib.suppress(Cancelled):  # the model is there, without error bars
+            add_error_bars(
+                output,
+                trainer.network,
+                images,
+                options,
+                crops=min(CROPS, trainer.state.step * options.batch // 4 + 8),
+                say=say,
+                cancel=cancel,
+            )
     return output
 
 
