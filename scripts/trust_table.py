@@ -152,12 +152,14 @@ def table(rows: list[dict[str, Any]], factor: float) -> str:
         mark = {True: "met", False: "not met", None: "reported"}[met]
         lines.append(f"| {name} | {text} | {value} | {mark} |")
 
-    means = [split_mean(rows, kind, noise) for kind in kinds for noise in LEVELS]
+    means = np.array([split_mean(rows, k, noise) for k in kinds for noise in LEVELS])
+    (low, plain_low), (high, plain_high) = 100 * means.min(0), 100 * means.max(0)
     row(
         "T1",
-        f"{SPLITS} random splits, each kind: 90 ± 1 % (a certified factor gives more)",
-        f"{100 * min(means):.1f} to {100 * max(means):.1f} %",
-        all(0.89 <= m <= 0.91 for m in means),
+        f"{SPLITS} random splits, each kind: 90 ± 1 %",
+        f"{low:.1f} to {high:.1f} %; without the allowance for few images "
+        f"{plain_low:.1f} to {plain_high:.1f} %",
+        bool(np.all(abs(means[:, 0] - 0.9) <= 0.01)),
     )
     own = []
     for kind in kinds:
@@ -200,8 +202,12 @@ def table(rows: list[dict[str, Any]], factor: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def split_mean(rows: list[dict[str, Any]], kind: str, noise: str) -> float:
-    """Return the mean coverage over random halves of the images of a kind."""
+def split_mean(rows: list[dict[str, Any]], kind: str, noise: str) -> list[float]:
+    """Return the mean coverage over random halves of the images of a kind.
+
+    First that of the factor that is shipped, which allows for few images, then that
+    of the factor which holds on the average over the first half.
+    """
     rng = np.random.default_rng(0)
     mine = [r for r in rows if r["image"].kind == kind and r["noise"] == noise]
     curves = np.stack([r["curves"]["error head"] for r in mine])
@@ -212,8 +218,11 @@ def split_mean(rows: list[dict[str, Any]], kind: str, noise: str) -> float:
         names = [str(k) for k in range(half)]
         group = calibrate_group(list(curves[order[:half]]), names)
         chosen = group.factors[level_index(0.9)]
-        found.append(1 - np.mean([at(c, chosen) for c in curves[order[half:]]]))
-    return float(np.mean(found))
+        plain = FACTORS[int(np.argmax(curves[order[:half]].mean(0) <= 0.1))]
+        others = curves[order[half:]]
+        found.append([1 - np.mean([at(c, x) for c in others]) for x in (chosen, plain)])
+    means: list[float] = np.mean(found, axis=0).tolist()
+    return means
 
 
 def equal_widths(rows: list[dict[str, Any]]) -> dict[str, float]:
