@@ -1,8 +1,9 @@
 """`LazyUpscaled`: a super-resolved image that is computed where it is looked at.
 
-Its tiles are fixed when it is made, and only whole tiles are computed: what a pixel
-is does not depend on how the array is sliced, by whom, or in which order. The network
-is any function of normalized tiles; nothing of models is known here.
+Its tiles are fixed when it is made. A small read computes that part of a tile alone
+that can reach it, which gives the tile's own pixels: what a pixel is does not depend
+on how the array is sliced, by whom, or in which order. The network is any function of
+normalized tiles; nothing of models is known here but how far they reach.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_swin2sr.errors import InputError, OptionError
+from napari_swin2sr.image.box import Box
 from napari_swin2sr.image.intensity import as_dtype, cast
 from napari_swin2sr.image.sources import check_dtype, is_masked
 from napari_swin2sr.tiles import cache
@@ -23,6 +25,7 @@ from napari_swin2sr.tiles.chunks import ChunkGrid, forward
 from napari_swin2sr.tiles.worker import (
     BlockFn,
     CancellableBlockFn,
+    ConfiguredBlockFn,
     ErrorScale,
     TileWorker,
     UpscaledTile,
@@ -35,10 +38,14 @@ if TYPE_CHECKING:
     from napari_swin2sr.errors import CancelToken
     from napari_swin2sr.image.axes import AxisLayout
     from napari_swin2sr.image.intensity import ValueRange
+    from napari_swin2sr.tiles.chunks import Chunk
     from napari_swin2sr.tiles.plan import TilePlan
 
 __all__ = ["BlockFn", "ErrorScale", "LazyError", "LazyUpscaled"]
 
+
+PART = 128
+"""Small reads compute a tile in multiples of this [input px]."""
 
 _owners = itertools.count()
 
@@ -191,10 +198,17 @@ class LazyUpscaled:
         """
         return self.pair_at(index).image
 
-    def pair_at(self, index: tuple[int, ...]) -> UpscaledTile:
-        """Compute one block and, with an error scale, its error, from one forward."""
+    def pair_at(self, index: tuple[int, ...], part: Box | None = None) -> UpscaledTile:
+        """Compute one block and, with an error scale, its error, from one forward.
+
+        With a part of the image [input px], only that of the block is computed.
+        """
         stack, (i, j) = self._split(index)
         tile = self.plan.tile_at(i, j)
+        if part is not None:
+            block: object = self.block
+            assert isinstance(block, ConfiguredBlockFn)
+            tile = tile.part(part, block.config.exact_halo)
         worker = TileWorker(
             source=self.source,
             layout=self.layout,
@@ -270,11 +284,40 @@ class LazyUpscaled:
         for chunk in self._chunk_grid.meeting(region):
             whole = [slice(0, s.stop - s.start, 1) for s in self.slices_at(chunk.index)]
             keep = fits or list(chunk.inner) != whole
-            tile = self.cached(chunk.index, keep=keep)[int(error)]
+            part, inner = self._part(chunk)
+            tile = self.cached(chunk.index, part, keep=keep)[int(error)]
             assert tile is not None
-            out[chunk.local] = tile[chunk.inner]
+            out[chunk.local] = tile[inner]
         view: NDArray[Any] = out[finish]
         return view
+
+    def _part(self, chunk: Chunk) -> tuple[Box | None, tuple[slice, ...]]:
+        """Return the part of a tile to compute [input px], and the index in it.
+
+        None for the whole tile: where that is here already, most of it is wanted, or
+        nothing is known of the network's reach.
+        """
+        block: object = self.block
+        if not isinstance(block, ConfiguredBlockFn):
+            return None, chunk.inner
+        if cache.CACHE.get(self._owner, chunk.index) is not None:
+            return None, chunk.inner
+        core = self.plan.tile_at(*self._split(chunk.index)[1]).core
+        side = -(-PART // self.plan.multiple_of) * self.plan.multiple_of
+        step, inner = side * self.upscale, list(chunk.inner)
+        corners = []
+        for axis, length in ((self.layout.y, core.height), (self.layout.x, core.width)):
+            wanted = inner[axis]
+            first, last = wanted.start // step, -(-wanted.stop // step)
+            corners.append((first * side, min(last * side, length)))
+            offset = first * step
+            inner[axis] = slice(
+                wanted.start - offset, wanted.stop - offset, wanted.step
+            )
+        (y0, y1), (x0, x1) = corners
+        if 2 * (y1 - y0) * (x1 - x0) > core.height * core.width:
+            return None, chunk.inner
+        return Box(y0, x0, y1, x1).shifted(core.y0, core.x0), tuple(inner)
 
     @property
     def _bytes_with_error(self) -> int:
@@ -296,22 +339,25 @@ class LazyUpscaled:
             raise ValueError("a lazy array cannot be an array without computing it")
         return np.asarray(self[...], dtype)
 
-    def cached(self, index: tuple[int, ...], *, keep: bool = True) -> UpscaledTile:
-        """Return one block and its error, from the cache or computed; read-only."""
+    def cached(
+        self, index: tuple[int, ...], part: Box | None = None, *, keep: bool = True
+    ) -> UpscaledTile:
+        """Return a block, or part of it, and its error, cached or made; read-only."""
 
         def make() -> UpscaledTile:
-            if self.error_scale is None:
+            if self.error_scale is None and part is None:
                 tile = UpscaledTile(self.block_at(index), None)
             else:
-                tile = self.pair_at(index)
+                tile = self.pair_at(index, part)
             for array in tile:
                 if array is not None:
                     array.flags.writeable = False
             return tile
 
         wait = not cache.TILES.is_mine
+        key = index if part is None else (*index, part)
         tile: UpscaledTile = cache.CACHE.get_or_make(
-            self._owner, index, make, wait=wait, keep=keep
+            self._owner, key, make, wait=wait, keep=keep
         )
         return tile
 
@@ -348,11 +394,10 @@ class LazyUpscaled:
         import dask.array as da
 
         view: da.Array = da.from_array(
-            self,
+            Indexable(self),  # so dask hands slices on, and a small one costs little
             chunks=self.chunks,
             name=f"swin2sr-{self.token}",
             asarray=False,
-            fancy=False,
             meta=self._empty((0,) * self.ndim),
         )
         return view
@@ -393,6 +438,34 @@ class LazyUpscaled:
     def _enter_cache(self) -> None:
         self._owner = next(_owners)
         weakref.finalize(self, cache.CACHE.forget, self._owner)
+
+
+class Indexable:
+    """An image that is indexed with lists, too, as dask does."""
+
+    def __init__(self, of: LazyUpscaled) -> None:
+        self.of, self.shape, self.dtype, self.ndim = of, of.shape, of.dtype, of.ndim
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """Read the box around what is asked for, and take it from there."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if not any(isinstance(part, (list, np.ndarray)) for part in parts):
+            return self.of[key]
+        boxes, inner = [], []
+        for part, length in zip(parts, self.shape, strict=False):
+            if isinstance(part, slice):
+                box, rest = part, slice(None)
+            else:
+                places = np.arange(length)[part]
+                first = int(places.min(initial=length))
+                box, rest = (
+                    slice(first, int(places.max(initial=-1)) + 1),
+                    places - first,
+                )
+            boxes.append(box)
+            inner.append(rest)
+        view: NDArray[Any] = self.of[tuple(boxes)][tuple(inner)]
+        return view
 
 
 class LazyError:

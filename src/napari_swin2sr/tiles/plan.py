@@ -99,6 +99,21 @@ class Tile:
         """The core's place in the whole result [output px]."""
         return self.core.scaled(self.upscale)
 
+    def part(self, core: Box, reach: int) -> Tile:
+        """Return a smaller tile that gives the same pixels as this one.
+
+        `core` lies in the core and on the window grid, or ends where the core does;
+        `reach` is the exact halo: what lies beyond cannot change a pixel [input px].
+        """
+        wide = core.grown(reach)
+        read = wide.intersect(self.read)
+        assert read is not None
+        pad = Pad(
+            self.pad.bottom if read.y1 == self.read.y1 else 0,
+            self.pad.right if read.x1 == self.read.x1 else 0,
+        )
+        return Tile(self.index, core, read, pad, self.upscale)
+
 
 @dataclass(frozen=True, slots=True)
 class TilePlan(Sequence[Tile]):
