@@ -38,3 +38,9 @@ def test_ten_thousand_of_each(kind: str) -> None:
     counts = run(kind, 10_000, first=1000)
     assert counts.pop("bad") == {}
     assert {"kind", "n", *allowed(kind)} >= set(counts)
+
+
+def test_a_gif_that_ends_in_a_block(tmp_path: Path) -> None:
+    assert [word for _, word in outcomes("gif", range(5318, 5319), tmp_path)] == [
+        "refused"
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 import warnings
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,10 @@ def open_picture(path: Path) -> SpatialImage:
         raise FileError(
             f"{path}: {error}. Convert it to a tiled TIFF, which is read in pieces"
         ) from error
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
+    except (
+        *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError),
+        *(zlib.error, struct.error),
+    ) as error:
         raise FileError(f"{path}: the picture cannot be decoded: {error}") from error
     if orientation in ORIENTATIONS:
         pixels = OrientedArray(pixels, orientation, 0, 1)[...]
