@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,7 @@ def test_everything_without_a_core():
 
 def test_an_upscaler_gives_the_core_and_its_error():
     net = tiny()
-    head = ErrorHead(net.config)
+    head: Any = ErrorHead(net.config)
     torch.nn.init.normal_(head.conv.weight)
     upscaler = Upscaler(net, "cpu", error_head=head)
     x = np.random.default_rng(0).random((2, 1, 48, 56), np.float32)

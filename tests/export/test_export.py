@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_sides_that_are_no_multiple_are_an_error_there(onnx_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def package(onnx_path: Path) -> Path:
+def package(onnx_path: Path) -> Iterator[Path]:
     """The same model as a package, without exporting it once more."""
     model = ExportedModel(
         one_stage(), "a/strange name", "0" * 64, False, "MIT", ("A. Person",)

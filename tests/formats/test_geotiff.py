@@ -563,7 +563,7 @@ def test_color_tables_of_jpeg_2000(tmp_path):
     np.testing.assert_array_equal(np.moveaxis(image.data[...], 0, -1), wanted)
 
 
-MASKS = {
+MASKS: dict[str, Any] = {
     "nodata": (smooth((2, 40, 50)), {"nodata": 7}),
     "float": (smooth((2, 40, 50), "float32"), {}),
     "color": (smooth((3, 40, 50), "uint8"), {"photometric": "rgb"}),
@@ -645,7 +645,7 @@ def test_a_sidecar_that_says_nothing(tmp_path, text):
 def test_a_cog_without_gdal_is_refused_before_the_first_tile(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", noise((20, 20)))
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    events = []
+    events: list[Any] = []
     with pytest.raises(MissingDependencyError, match=r"napari-swin2sr\[geo\]"):
         upscale_file(
             tmp_path / "a.tif", tmp_path / "b.tif", cog=True, progress=events.append

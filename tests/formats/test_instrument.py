@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -198,7 +199,7 @@ def test_super_resolved_and_named_right(tmp_path, monkeypatch):
     planes = czi(tmp_path / "a.czi", smooth((2, 3, 60, 80)))
     monkeypatch.setattr(upscale, "ModelHandle", stand_in.StandIn)
     upscale_file(tmp_path / "a.czi", tmp_path / "a.ome.zarr")
-    attributes = zarr.open(tmp_path / "a.ome.zarr").attrs["ome"]
+    attributes: Any = zarr.open(tmp_path / "a.ome.zarr").attrs["ome"]
     (multiscale,) = attributes["multiscales"]
     scale, shift = multiscale["datasets"][0]["coordinateTransformations"]
     assert [axis["name"] for axis in multiscale["axes"]] == list("czyx")
@@ -206,7 +207,7 @@ def test_super_resolved_and_named_right(tmp_path, monkeypatch):
     assert shift["translation"] == pytest.approx([0, 0, -0.075, -0.05])
     names = [c["label"] for c in attributes["omero"]["channels"]]
     assert names == ["DNA", "actin"]
-    pixels = zarr.open(tmp_path / "a.ome.zarr")["0"]
+    pixels: Any = zarr.open(tmp_path / "a.ome.zarr")["0"]
     assert pixels.shape == (2, 3, 120, 160)
     means = pixels[...].reshape(2, 3, 60, 2, 80, 2).mean((3, 5))
     windows = planes[..., :56, :].reshape(2, 3, 7, 8, 10, 8).mean((3, 5))

@@ -302,7 +302,7 @@ def test_interlaced_pngs_are_read(tmp_path, size):
     np.testing.assert_array_equal(open_image(tmp_path / "in.png").data, pixels)
 
 
-JPEGS = {
+JPEGS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "progressive": {"progressive": True},
     "restarts": {"restart_marker_rows": 1},
@@ -337,7 +337,8 @@ def test_other_pictures(tmp_path, kind, mode):
     if mode == "P":
         picture = picture.convert("RGB").quantize(16)
     path = tmp_path / f"a.{kind}"
-    picture.save(path, **({"lossless": True} if kind == "webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    picture.save(path, **options)
     with Image.open(path) as judge:
         expected = np.asarray(judge.convert("RGB"))
     read = open_image(path).data

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 PIXELS = smooth((2, 40, 48))
-JUNK = [
+JUNK: list[Any] = [
     *(None, True, 0, 1, -1, 2**31, 2**63, 1e308, -0.5, "", "x", "0", "\ud800", "é" * 9),
     *([], {}, [1], [[]], {"a": 1}, [None] * 3, "nan", "../..", "/etc", ["y", "x"]),
 ]
@@ -48,13 +48,13 @@ def documents(folder: Path) -> Iterator[tuple[str, Path, Path, dict[str, Any]]]:
         axes = [{"name": a, "type": t} for a, t in
                 zip("cyx", ("channel", "space", "space"), strict=True)]  # fmt: skip
         step = {"type": "scale", "scale": [1, 0.5, 0.5]}
-        image = {
+        image: Any = {
             "version": f"0.{version + 2}",
             "axes": axes,
             "datasets": [{"path": "0", "coordinateTransformations": [step]}],
         }
         channels = [{"label": "a", "color": "FF0000", "window": {"start": 0, "end": 9}}]
-        ome = {"multiscales": [image], "omero": {"channels": channels}}
+        ome: Any = {"multiscales": [image], "omero": {"channels": channels}}
         group.attrs.update({"ome": ome | {"version": "0.5"}} if version == 3 else ome)
         names = (
             ("zarr.json", "0/zarr.json") if version == 3 else (".zattrs", "0/.zarray")

@@ -41,7 +41,7 @@ GRAY = smooth((40, 48), "uint8")
 COLOR = smooth((40, 48, 3), "uint8")
 
 
-def _tiff(**options: Any) -> Callable[[Path], None]:
+def _tiff(**options: Any) -> Callable[[Path], object]:
     return lambda path: tifffile.imwrite(path, smooth((2, 40, 48)), **options)
 
 

@@ -84,7 +84,7 @@ def plain_tiff(path: Path, rng: np.random.Generator) -> Written:
     options: dict[str, Any] = {"photometric": "minisblack"}
     if rng.random() < 0.5:
         options["tile"] = (16, 32)
-    options["compression"] = rng.choice([None, "zlib", "lzw", "zstd"])
+    options["compression"] = rng.choice(np.array([None, "zlib", "lzw", "zstd"]))
     options["byteorder"] = rng.choice(["<", ">"])
     options["bigtiff"] = bool(rng.random() < 0.5)
     tifffile.imwrite(path, pixels, **options)
@@ -164,9 +164,9 @@ def pillow(path: Path, rng: np.random.Generator) -> Written:
     if (kind, mode) in {("bmp", "LA"), ("jpg", "RGBA"), ("jpg", "P"), ("jpg", "LA")}:
         mode = "RGB"
     path = path / f"a.{kind}"
-    Image.fromarray(smooth((*sides(rng), 3), "uint8")).convert(mode).save(
-        path, **({"lossless": True, "exact": True} if kind == "webp" else {})
-    )
+    options: dict[str, Any] = {"lossless": True, "exact": True}
+    picture = Image.fromarray(smooth((*sides(rng), 3), "uint8")).convert(mode)
+    picture.save(path, **(options if kind == "webp" else {}))
     with Image.open(path) as judge:
         shown = judge.mode
         gray = shown in ("L", "1")
@@ -229,8 +229,10 @@ def plain_zarr(path: Path, rng: np.random.Generator) -> Written:
     import zarr
 
     pixels = drawn(rng, (2, *sides(rng)), *NUMBERS)
-    version = int(rng.choice([2, 3]))
-    options = {"dimension_names": ["c", "y", "x"]} if version == 3 else {}
+    version: Any = int(rng.choice([2, 3]))
+    options: dict[str, Any] = (
+        {"dimension_names": ["c", "y", "x"]} if version == 3 else {}
+    )
     array = zarr.create_array(
         path / "a.zarr", data=pixels, chunks=(1, 16, 16), zarr_format=version, **options
     )

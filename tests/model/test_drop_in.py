@@ -227,7 +227,8 @@ def test_what_a_forward_gives_is_told_by_the_configuration() -> None:
 
 
 def test_without_an_upsampler_nothing_is_enlarged() -> None:
-    assert Swin2SRConfig(upsampler=None).upscale == 1
+    no_upsampler: Any = None
+    assert Swin2SRConfig(upsampler=no_upsampler).upscale == 1
     assert Swin2SRConfig.from_dict({"upsampler": ""}).upscale == 1
     assert Swin2SRConfig().upscale == 2
     with pytest.raises(OptionError, match="needs upscale=1"):
@@ -400,8 +401,8 @@ def test_save_and_load_give_the_same_numbers(tmp_path: Path) -> None:
 
 def test_convolutions_can_be_replaced_and_heads_called_alone() -> None:
     """As fine-tuning on raw sensor data does: four channels in, one out."""
-    net = tiny_net(upsampler="pixelshuffle")
-    wide = torch.nn.Conv2d(4, 12, 3, padding=1)
+    net: Any = tiny_net(upsampler="pixelshuffle")
+    wide: Any = torch.nn.Conv2d(4, 12, 3, padding=1)
     wide.weight.data[:, :3] = net.swin2sr.first_convolution.weight
     wide.weight.data[:, 3] = 0
     wide.bias.data[:] = net.swin2sr.first_convolution.bias

@@ -7,6 +7,7 @@ import logging
 import random
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def no_collection():
 
 @pytest.fixture
 def errors(monkeypatch):
-    shown = []
+    shown: list[Any] = []
     monkeypatch.setattr(widget_module, "show_error", shown.append)
     return shown
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -99,7 +100,7 @@ def test_a_model_is_learned_from_layers(
     tab.start_model.setCurrentText("weak")
     tab.inputs.setCurrentIndex(0)
     tab.minutes.setValue(0.1)
-    learned = []
+    learned: list[Any] = []
     tab.learned.connect(learned.append)
     with responsive():
         tab.button.click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def viewer(qapp):
 
 @pytest.fixture
 def errors(monkeypatch):
-    shown = []
+    shown: list[Any] = []
     monkeypatch.setattr(widget_module, "show_error", shown.append)
     return shown
 
@@ -161,7 +162,8 @@ def test_a_failure_is_one_sentence_with_details_on_demand(
 
 
 def test_a_resumed_run_says_so(qapp, wait_until):
-    said, ended = [], []
+    said: list[Any] = []
+    ended: list[Any] = []
 
     def work(report, cancel):
         report(RunStarted(stage="tiles", done=3, total=10))

@@ -7,6 +7,7 @@ import html
 import shlex
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def viewer(make_napari_viewer):
 
 @pytest.fixture
 def errors(monkeypatch):
-    shown = []
+    shown: list[Any] = []
     monkeypatch.setattr(widget_module, "show_error", shown.append)
     return shown
 
@@ -76,7 +77,7 @@ def radio(widget, text):
 
 def options_of(widget):
     """Return the options that the widget would use, as it copies them."""
-    called = {}
+    called: dict[str, Any] = {}
 
     class Recorder:
         @staticmethod
@@ -374,7 +375,7 @@ def test_copy_as_python_is_the_exact_call(viewer, widget, fake_run):
     enter(widget, "tile", "256")
     enter(widget, "halo", "exact")
     enter(widget, "value_range", "contrast limits of the layer")
-    called = {}
+    called: dict[str, Any] = {}
 
     class Recorder:
         @staticmethod

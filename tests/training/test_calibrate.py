@@ -102,7 +102,7 @@ def test_where_a_calibration_may_go(tmp_path: Path) -> None:
 
 def test_the_interval_is_that_of_the_mean() -> None:
     values = np.random.default_rng(0).normal(2, 0.5, 100)
-    mean, low, high = mean_and_interval(values)
+    mean, low, high = mean_and_interval(list(values))
     assert mean == pytest.approx(values.mean())
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / 10, rel=0.2)
 

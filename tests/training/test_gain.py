@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,15 +92,16 @@ def test_the_preview_shows_both_models(sources):
 
 
 def options(**changes):
-    quick = {"steps": 2, "minutes": None, "batch": 2, "patch": 16, "validate_every": 1}
-    return TrainOptions(**(quick | {"threads": 1, "device": "cpu"} | changes))
+    quick: dict[str, Any] = {"steps": 2, "minutes": None, "batch": 2, "patch": 16}
+    quick |= {"validate_every": 1, "threads": 1, "device": "cpu"}
+    return TrainOptions(**(quick | changes))
 
 
 @pytest.mark.parametrize("blur", [0.0, 0.3])
 def test_what_is_not_better_than_its_start_is_not_kept(folder, tmp_path, blur):
     """Two huge steps from bicubic are worse than it; from something blurred, better."""
     save_network(network(blur), tmp_path / "start")
-    events = []
+    events: list[Any] = []
     train(
         [folder],
         tmp_path / "mine",

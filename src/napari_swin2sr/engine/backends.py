@@ -26,6 +26,7 @@ from torch import Tensor
 
 from napari_swin2sr.engine import cpu_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
+from napari_swin2sr.engine.instruction_sets import INSTRUCTION_SETS
 from napari_swin2sr.engine.trim import cut
 from napari_swin2sr.errors import OptionError, check_cancel
 from napari_swin2sr.replace import written_beside
@@ -191,7 +192,7 @@ def _offered(
     kernels = []
     for how in precisions:
         sets = cpu_native.instruction_sets(how)
-        if wanted in cpu_native.INSTRUCTION_SETS:
+        if wanted in INSTRUCTION_SETS:
             sets = [name for name in sets if name == wanted]
         elif "avx2" in sets:
             sets = [name for name in sets if name != "sse"]  # never the fastest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from qtpy.QtTest import QTest
@@ -150,7 +152,7 @@ def test_errors_end_with_their_layer(viewer, fake_model, settle, wait_until):
 
 
 def test_where_there_are_no_errors_it_is_said(viewer, fake_model, monkeypatch):
-    said = []
+    said: list[Any] = []
     monkeypatch.setattr(certainty, "show_info", said.append)
     row = CertaintyRow(viewer)
     viewer.window.add_dock_widget(row, name="certainty")
