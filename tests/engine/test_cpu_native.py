@@ -478,8 +478,11 @@ int main(int count, char **words)
 class Emulated:
     """Kernels in a program for another processor, called like a library.
 
-    It serves one image, all of whose windows are one task.
+    It serves one image, all of whose windows are one task. Its arrays of pixels can be
+    given too short, by some bytes.
     """
+
+    missing = 0
 
     def __init__(self, *command):
         self.command = command
@@ -509,13 +512,16 @@ class Emulated:
         pixels = 4 * 64 * grid.tall * grid.wide
         sizes = [pixels * c, *[pixels * n] * (len(places) - 1)]
         parts += [sized(bytes(grid)), number(len(places))]
-        parts += [sized(content(*x)) for x in zip(places, sizes, strict=True)]
+        parts += [
+            sized(content(place, size - self.missing))
+            for place, size in zip(places, sizes, strict=True)
+        ]
         done = subprocess.run(
             [*self.command, name],
             input=b"".join([*parts, number(first), number(last)]),
             capture_output=True,
-            check=True,
         )
+        assert done.returncode == 0, done.stderr.decode()
         ctypes.memmove(places[-1], done.stdout, sizes[-1])
         return done.returncode
 
@@ -532,6 +538,13 @@ def content(address, size):
     return ctypes.string_at(address, size) if address else b""
 
 
+VALUES: list[dict[str, Any]] = [
+    {},
+    {"embed_dim": 15, "num_heads": (3, 5), "mlp_ratio": 1.4},
+    {"resi_connection": "3conv", "num_channels": 1},
+]
+
+
 @pytest.mark.parametrize(
     ("compiler", "emulator", "name"),
     [
@@ -539,15 +552,7 @@ def content(address, size):
         ("gcc", "env", "sse"),  # the driver itself, where nothing is emulated
     ],
 )
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"embed_dim": 15, "num_heads": (3, 5), "mlp_ratio": 1.4},
-        {"resi_connection": "3conv", "num_channels": 1},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("values", VALUES, ids=str)
 def test_the_kernels_of_another_processor(
     compiler, emulator, name, values, tmp_path, monkeypatch
 ):
@@ -555,16 +560,58 @@ def test_the_kernels_of_another_processor(
         pytest.skip(f"no {compiler} or no {emulator} on this machine")
     if emulator == "env" and name not in cpu_native.instruction_sets():
         pytest.skip(f"the processor has no {name}")
-    monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 10**6)
-    driver, program = tmp_path / "driver.c", tmp_path / "driver"
+    program = built(
+        compiler, ["-static", *cpu_native.INSTRUCTION_SETS[name].flags], tmp_path
+    )
+    check_emulated(monkeypatch, values, emulator, program)
+
+
+def built(compiler: str, flags: list[str], folder: Path) -> Path:
+    """Compile the kernels and the driver to a program."""
+    driver, program = folder / "driver.c", folder / "driver"
     driver.write_text(DRIVER.replace("SOURCE", f'"{cpu_native.SOURCE}"'))
-    flags = [x for x in cpu_native.FLAGS if x not in {"-shared", "-fPIC"}]
-    flags += cpu_native.INSTRUCTION_SETS[name].flags
-    command = [compiler, *flags, "-static", driver, "-lm", "-o", program]
+    usual = [x for x in cpu_native.FLAGS if x not in {"-shared", "-fPIC"}]
+    command = [compiler, *usual, *flags, driver, "-lm", "-o", program]
     subprocess.run(command, check=True, capture_output=True)
+    return program
+
+
+def check_emulated(monkeypatch, values, *command):
+    monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 10**6)
     net = tiny(**values)
-    library: Any = Emulated(emulator, program)
+    library: Any = Emulated(*command)
     forward = NativeForward(net, {"fp32": library}, "fp32")
     x = torch.rand(1, net.config.num_channels, 16, 24)
     with torch.inference_mode():
         assert_close(forward(x), net.upscale_tile(x), 4e-6)
+
+
+SANITIZERS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=all",
+    "-O1",
+    "-g",
+]
+
+
+@pytest.mark.parametrize("values", VALUES, ids=str)
+@pytest.mark.parametrize("name", cpu_native.INSTRUCTION_SETS)
+def test_no_kernel_leaves_its_arrays(name, values, tmp_path, monkeypatch):
+    """Judged by the sanitizers for addresses and undefined behavior."""
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc on this machine")
+    if name not in cpu_native.instruction_sets():
+        pytest.skip(f"the processor has no {name}")
+    flags = [*cpu_native.INSTRUCTION_SETS[name].flags, *SANITIZERS]
+    try:
+        program = built(compiler, flags, tmp_path)
+    except subprocess.CalledProcessError as error:
+        if b"asan" not in error.stderr:
+            raise
+        pytest.skip("gcc has no address sanitizer here")
+    monkeypatch.setenv("ASAN_OPTIONS", "detect_leaks=0")  # the driver frees nothing
+    check_emulated(monkeypatch, values, program)
+    monkeypatch.setattr(Emulated, "missing", 64)
+    with pytest.raises(AssertionError, match="heap-buffer-overflow"):
+        check_emulated(monkeypatch, values, program)
