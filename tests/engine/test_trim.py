@@ -125,7 +125,7 @@ def test_everything_without_a_core():
 def test_an_upscaler_gives_the_core_and_its_error():
     net = tiny()
     head: Any = ErrorHead(net.config)
-    torch.nn.init.normal_(head.conv.weight)
+    torch.nn.init.normal_(head.mix.weight)
     upscaler = Upscaler(net, "cpu", error_head=head)
     x = np.random.default_rng(0).random((2, 1, 48, 56), np.float32)
     core = Box(8, 16, 24, 56)
