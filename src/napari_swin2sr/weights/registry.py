@@ -89,7 +89,7 @@ DEFAULT_SHA256 = "a233bf04c4a07374446850263321dc1e1d50b258196d99c429841b8d743e4a
 CLEAN_SHA256 = "0bd10921561a24095e8a9cea37cab030c806cb949c8dcbd5e867c267ad7d7bec"
 """Hash of the embedded weights for clean images."""
 
-X4_SHA256 = "5915284a5396c27dbff6d87ff56256c280c5f6cd92c3f8591fc3271a848a856b"
+X4_SHA256 = "ca9446f5ee6fcd9810c66192776fa040c5aeb765b00f7e77010b4e991141db63"
 """Hash of the embedded weights for x4."""
 
 _DOWNLOADABLE = {
