@@ -38,13 +38,14 @@ UPLOAD = """
         made.push_to_hub("owner/x", token="wrong")
     except Exception as error:
         print(type(error).__name__, error)
+    print(Swin2SRImageProcessor.from_pretrained("owner/model", token="right").do_pad)
 """
 
 
 def test_everything_goes_up_and_comes_down_again(tmp_path: Path) -> None:
     """In a process of its own: the client reads the server's address when imported."""
     tiny_folder(tmp_path / "model")
-    Swin2SRImageProcessor().save_pretrained(tmp_path / "model")
+    Swin2SRImageProcessor(do_pad=False).save_pretrained(tmp_path / "model")
     with HubServer() as server:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(UPLOAD), str(tmp_path / "model")],
@@ -61,6 +62,7 @@ def test_everything_goes_up_and_comes_down_again(tmp_path: Path) -> None:
     assert lines[3:6] == [kind.__name__ for kind in kinds]
     assert lines[6].startswith("WeightsError owner/x: cannot be uploaded (")
     assert "hf auth login" in done.stdout
+    assert lines[-1] == "False", "the processor comes back with its settings"
     commits = [(c["repo"], c["branch"], c["summary"]) for c in server.commits]
     assert commits == [
         *(("owner/model", "main", f"Upload {kind.__name__}") for kind in kinds),

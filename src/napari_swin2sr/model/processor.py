@@ -19,7 +19,7 @@ from napari_swin2sr.errors import InputError, OptionError, WeightsError
 from napari_swin2sr.replace import write_bytes
 from napari_swin2sr.weights.config import Swin2SRConfig
 from napari_swin2sr.weights.download import PLAIN
-from napari_swin2sr.weights.registry import CONFIG_NAME
+from napari_swin2sr.weights.registry import CONFIG_NAME, fetch_settings
 from napari_swin2sr.weights.safety import load_json
 from napari_swin2sr.weights.upload import Uploadable
 
@@ -206,7 +206,9 @@ class Swin2SRImageProcessor(Uploadable):
         folder = Path(name_or_path)
         if not folder.exists():
             config = Swin2SRConfig.from_pretrained(name_or_path, **asdict(hub))
-            return cls.from_dict({"size_divisor": config.window_size}, **options)
+            found = fetch_settings(str(name_or_path), PROCESSOR_NAME, hub)
+            window = {"size_divisor": config.window_size, "pad_size": None}
+            return cls.from_dict({**found, **window}, **options)
         folder = folder / hub.subfolder if folder.is_dir() else folder.parent
         settings: dict[str, Any] = {}
         if (folder / PROCESSOR_NAME).exists():

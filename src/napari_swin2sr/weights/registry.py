@@ -212,6 +212,17 @@ def fetch_config(name: str, hub: HubOptions = PLAIN) -> Mapping[str, Any]:
     return read_json(_fetch_part(repository, CONFIG_NAME, None, hub))
 
 
+def fetch_settings(name: str, filename: str, hub: HubOptions) -> Mapping[str, Any]:
+    """Return what another JSON file of a repository holds; nothing if it has none."""
+    repository = None if name in published_models() else split_hub_name(name)
+    if repository is None:
+        return {}
+    try:
+        return read_json(_fetch_part(repository, filename, None, hub))
+    except MissingFromHub:
+        return {}
+
+
 def split_hub_name(name: str) -> tuple[str, str] | None:
     """Return repository and revision, or None if this names no repository."""
     match = _HUB_ID.fullmatch(name)
