@@ -571,7 +571,7 @@ def built(compiler: str, flags: list[str], folder: Path) -> Path:
     driver, program = folder / "driver.c", folder / "driver"
     driver.write_text(DRIVER.replace("SOURCE", f'"{cpu_native.SOURCE}"'))
     usual = [x for x in cpu_native.FLAGS if x not in {"-shared", "-fPIC"}]
-    command = [compiler, *usual, *flags, driver, "-lm", "-o", program]
+    command = [compiler, *usual, *flags, str(driver), "-lm", "-o", str(program)]
     subprocess.run(command, check=True, capture_output=True)
     return program
 

@@ -209,8 +209,12 @@ class Upscaler:
 
         Parameters
         ----------
-        tiles, core, cancel
-            As for `__call__`.
+        tiles : ndarray
+            (N, C, H, W) float32, as for `__call__`.
+        core : Box, optional
+            The part of each tile to return [input px].
+        cancel : CancelToken, optional
+            When set, the forward ends within a second or two.
 
         Returns
         -------

@@ -207,8 +207,8 @@ class Swin2SRImageProcessor(Uploadable):
         if not folder.exists():
             config = Swin2SRConfig.from_pretrained(name_or_path, **asdict(hub))
             found = fetch_settings(str(name_or_path), PROCESSOR_NAME, hub)
-            window = {"size_divisor": config.window_size, "pad_size": None}
-            return cls.from_dict({**found, **window}, **options)
+            found = {**found, "size_divisor": config.window_size, "pad_size": None}
+            return cls.from_dict(found, **options)
         folder = folder / hub.subfolder if folder.is_dir() else folder.parent
         settings: dict[str, Any] = {}
         if (folder / PROCESSOR_NAME).exists():
