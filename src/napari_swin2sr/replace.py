@@ -172,6 +172,11 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def remove_own_folder(folder: Path) -> None:
+    """Remove a folder that this process has made for itself, if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def rename_over(own: Path, target: Path) -> None:
     """Give a finished file of the caller's its name, in place of an older one."""
     own.replace(target)

@@ -27,6 +27,8 @@ SECONDS = "STAND_IN_SECONDS"
 class StandIn(ModelHandle):
     """Repeats pixels and adds the mean of each 8 x 8 window."""
 
+    tiles_at_once = 1  # without PyTorch, which is asked for devices
+
     @classmethod
     def open(cls, name_or_path, device="auto", precision="auto"):
         config = Swin2SRConfig(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import os
 import queue
-import shutil
 import threading
 import time
 import uuid
@@ -33,6 +32,7 @@ from napari_swin2sr.page.images import (
     super_resolve,
     write_samples,
 )
+from napari_swin2sr.replace import remove_own_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -256,7 +256,7 @@ class Page:
         token = self._cancel.pop(session, None)
         if token is not None:
             token.set()
-        shutil.rmtree(self._place(session), ignore_errors=True)
+        remove_own_folder(self._place(session))
 
     def _place(self, session: str) -> Path:
         return self.folder / "runs" / session
@@ -333,7 +333,7 @@ class Page:
         if cancel.is_set():
             raise Cancelled("cancelled")
         found = look_at(path, self.limit)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_own_folder(folder)
         folder.mkdir(parents=True)
         result = super_resolve(
             path,
