@@ -197,6 +197,16 @@ def no_progress_left():
     progress._all_instances.clear()
 
 
+@pytest.fixture(autouse=True)
+def no_live_layer_left():
+    """The live layers of a test end with it, whose viewer may never be closed."""
+    yield
+    from napari_swin2sr.plugin.live.layer import live_layers
+
+    for controller in live_layers():
+        controller.close()
+
+
 @pytest.fixture
 def fake_run(monkeypatch, fake_model):
     """Let runs repeat pixels in tiles of 16; count, delay or fail their tiles."""
