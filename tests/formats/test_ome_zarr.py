@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from zarr.codecs import GzipCodec
 
 from helpers import stand_in
 from helpers.io_images import noise, smooth
@@ -536,7 +537,7 @@ def test_a_chunk_that_is_larger_than_declared(tmp_path):
         tmp_path / "a.zarr",
         data=noise((40, 50), "uint8"),
         chunks=(16, 16),
-        compressors=[zarr.codecs.GzipCodec()],
+        compressors=[GzipCodec()],
     )
     assert array.shape == (40, 50)
     (tmp_path / "a.zarr" / "c" / "0" / "0").write_bytes(gzip.compress(bytes(10**6)))
