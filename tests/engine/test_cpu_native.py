@@ -27,12 +27,12 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
+from helpers.tiny import two_stage_net
 from napari_swin2sr.engine import cpu_native
 from napari_swin2sr.engine.backends import SWITCH, one_thread, prepare
 from napari_swin2sr.engine.cpu_native import NativeForward, prepare_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.engine.trim import trim
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 
 CPU = torch.device("cpu")
 
@@ -88,17 +88,6 @@ def fresh():
     cpu_native.hung.clear()
 
 
-def tiny(**values):
-    torch.manual_seed(0)
-    defaults = {"embed_dim": 12, "depths": (3, 2), "num_heads": (2, 3)}
-    defaults["upsampler"] = "pixelshuffledirect"
-    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**{**defaults, **values}))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
-
-
 def layers_of(net):
     return [layer for stage in net.swin2sr.encoder.stages for layer in stage.layers]
 
@@ -145,7 +134,7 @@ def test_reference_outputs_of_the_authors(variant, instructions):
 )
 def test_every_shape_of_network_and_image(values, instructions, monkeypatch):
     monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 3)
-    net = tiny(**values)
+    net = two_stage_net(**values)
     forward = native(net, "fp32", instructions)
     for size in ((8, 8), (16, 40), (17, 3), (56, 56)):
         x = torch.rand(2, net.config.num_channels, *size)
@@ -156,7 +145,7 @@ def test_every_shape_of_network_and_image(values, instructions, monkeypatch):
 @needs_compiler
 @each_set
 def test_attention_scales_at_their_limit(instructions):
-    net = tiny()
+    net = two_stage_net()
     with torch.no_grad():
         for layer in layers_of(net):
             layer.attention["self"].logit_scale.fill_(math.log(99))
@@ -171,7 +160,7 @@ def test_attention_scales_at_their_limit(instructions):
 @each_set
 def test_zero_keys_and_large_activations(instructions):
     """No length of zero divides, and no input of an MLP is too large."""
-    net = tiny()
+    net = two_stage_net()
     with torch.no_grad():
         for layer in layers_of(net):
             layer.attention["self"].key.weight.zero_()
@@ -187,7 +176,7 @@ def test_zero_keys_and_large_activations(instructions):
 def test_not_a_number_is_not_hidden(instructions):
     x = torch.rand(1, 3, 16, 16)
     x[0, 0, 3, 3] = math.nan
-    assert not native(tiny(), "fp32", instructions)(x).isfinite().all()
+    assert not native(two_stage_net(), "fp32", instructions)(x).isfinite().all()
 
 
 @needs_compiler
@@ -204,7 +193,7 @@ def test_gray_tiles():
     "values", [{}, {"embed_dim": 15, "num_heads": (3, 5)}, {"resi_connection": "3conv"}]
 )
 def test_bfloat16_is_close(values):
-    net = tiny(**values)
+    net = two_stage_net(**values)
     x = torch.rand(1, 3, 24, 40)
     with torch.inference_mode():
         expected = net.upscale_tile(x)
@@ -215,7 +204,7 @@ def test_bfloat16_is_close(values):
 
 @needs_compiler
 def test_many_callers_share_one_forward():
-    forward = native(tiny())
+    forward = native(two_stage_net())
     inputs = [torch.rand(1, 3, 16, 8 * (1 + i)) for i in range(4)]
     expected = [forward(x) for x in inputs]
     results: list[Any] = [None] * 4
@@ -234,7 +223,7 @@ def test_many_callers_share_one_forward():
 
 @needs_compiler
 def test_threads_change_not_a_bit():
-    forward, x = native(tiny()), torch.rand(1, 3, 48, 80)
+    forward, x = native(two_stage_net()), torch.rand(1, 3, 48, 80)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
@@ -248,15 +237,15 @@ def test_threads_change_not_a_bit():
 
 
 def test_other_windows_are_left_to_the_portable_path():
-    assert isinstance(prepare(tiny(window_size=7), CPU, "fp32"), CpuForward)
-    assert prepare_native(tiny(window_size=7), "fp32") is None
-    assert prepare_native(tiny(image_size=4), "fp32") is None
+    assert isinstance(prepare(two_stage_net(window_size=7), CPU, "fp32"), CpuForward)
+    assert prepare_native(two_stage_net(window_size=7), "fp32") is None
+    assert prepare_native(two_stage_net(image_size=4), "fp32") is None
 
 
 def test_without_a_compiler_the_portable_path_serves(fresh, monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CC", "no-such-compiler")
-    forward = prepare(tiny(), CPU, "fp32")
+    forward = prepare(two_stage_net(), CPU, "fp32")
     assert isinstance(forward, CpuForward)
     assert not isinstance(forward, NativeForward)
 
@@ -268,8 +257,8 @@ def test_a_compiler_that_fails_is_reported_once(fresh, monkeypatch, tmp_path, ca
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(script))
     with caplog.at_level(logging.WARNING):
-        assert prepare_native(tiny(), "fp32") is None
-        assert prepare_native(tiny(), "fp32") is None
+        assert prepare_native(two_stage_net(), "fp32") is None
+        assert prepare_native(two_stage_net(), "fp32") is None
     assert caplog.text.count("cannot be compiled") == 1
 
 
@@ -284,7 +273,7 @@ def test_a_compiler_that_hangs_is_left_alone(at, fresh, monkeypatch, tmp_path, c
     monkeypatch.setitem(cpu_native.SECONDS, at, 0.5)
     start = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        forward = prepare(tiny(), CPU, "bf16")
+        forward = prepare(two_stage_net(), CPU, "bf16")
     assert time.monotonic() - start < 20
     assert not isinstance(forward, NativeForward)
     assert caplog.text.count("timed out") == 1
@@ -578,7 +567,7 @@ def built(compiler: str, flags: list[str], folder: Path) -> Path:
 
 def check_emulated(monkeypatch, values, *command):
     monkeypatch.setattr(cpu_native, "WINDOWS_PER_TASK", 10**6)
-    net = tiny(**values)
+    net = two_stage_net(**values)
     library: Any = Emulated(*command)
     forward = NativeForward(net, {"fp32": library}, "fp32")
     x = torch.rand(1, net.config.num_channels, 16, 24)

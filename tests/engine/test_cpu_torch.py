@@ -16,22 +16,11 @@ from helpers.golden import (
     pad_like_reference,
     read_cases,
 )
+from helpers.tiny import two_stage_net
 from napari_swin2sr.engine import cpu_torch
 from napari_swin2sr.engine.backends import prepare
 from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.errors import InputError
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
-
-
-def tiny(**values):
-    torch.manual_seed(0)
-    defaults = {"embed_dim": 12, "depths": (3, 2), "num_heads": (2, 3)}
-    defaults["upsampler"] = "pixelshuffledirect"
-    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**{**defaults, **values}))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
 
 
 def assert_close(actual, expected, tolerance=TOLERANCE):
@@ -68,7 +57,7 @@ def test_reference_outputs_of_the_authors(variant):
 )
 def test_every_shape_of_network_and_image(values, monkeypatch):
     monkeypatch.setattr(cpu_torch, "GROUP_BYTES", 3 * 4 * 64**2)  # some groups
-    net = tiny(**values)
+    net = two_stage_net(**values)
     forward = CpuForward(net)
     for size in ((8, 8), (16, 40), (17, 3), (56, 56)):
         x = torch.rand(2, net.config.num_channels, *size)
@@ -78,7 +67,7 @@ def test_every_shape_of_network_and_image(values, monkeypatch):
 
 def test_attention_scales_at_their_limit():
     """Where the maximum must be subtracted, and one scale is clamped."""
-    net = tiny()
+    net = two_stage_net()
     with torch.no_grad():
         for layer in (x for s in net.swin2sr.encoder.stages for x in s.layers):
             layer.attention["self"].logit_scale.fill_(math.log(99))
@@ -90,7 +79,7 @@ def test_attention_scales_at_their_limit():
 
 
 def test_zero_keys_give_no_nan():
-    net = tiny()
+    net = two_stage_net()
     with torch.no_grad():
         for layer in (x for s in net.swin2sr.encoder.stages for x in s.layers):
             layer.attention["self"].key.weight.zero_()
@@ -116,7 +105,7 @@ def test_bfloat16_is_close():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_change_nothing_and_torch_keeps_its_own(threads):
-    net, x = tiny(), torch.rand(1, 3, 48, 80)
+    net, x = two_stage_net(), torch.rand(1, 3, 48, 80)
     forward = CpuForward(net)
     before = torch.get_num_threads()
     try:
@@ -135,7 +124,7 @@ def test_threads_change_nothing_and_torch_keeps_its_own(threads):
 
 
 def test_many_callers_share_one_forward():
-    net = tiny()
+    net = two_stage_net()
     forward = CpuForward(net)
     inputs = [torch.rand(1, 3, 16, 8 * (1 + i)) for i in range(4)]
     expected = [forward(x) for x in inputs]
@@ -154,7 +143,7 @@ def test_many_callers_share_one_forward():
 
 
 def test_an_error_in_a_worker_is_raised_and_torch_keeps_its_threads():
-    forward = CpuForward(tiny())
+    forward = CpuForward(two_stage_net())
     broken = forward.stages[1].layers[0].norms[0]
     broken.weight = torch.nn.Parameter(torch.ones(5), requires_grad=False)
     before = torch.get_num_threads()
@@ -164,7 +153,7 @@ def test_an_error_in_a_worker_is_raised_and_torch_keeps_its_threads():
 
 
 def test_the_network_is_copied_and_stays_as_it_is():
-    net = tiny()
+    net = two_stage_net()
     forward, x = CpuForward(net), torch.rand(1, 3, 16, 16)
     expected = forward(x)
     assert all(p.requires_grad for p in net.parameters())
@@ -176,10 +165,10 @@ def test_the_network_is_copied_and_stays_as_it_is():
 
 def test_wrong_channels_are_refused():
     with pytest.raises(InputError, match=r"takes \(N, 3, H, W\)"):
-        CpuForward(tiny())(torch.rand(1, 2, 8, 8))
+        CpuForward(two_stage_net())(torch.rand(1, 2, 8, 8))
 
 
 def test_other_devices_run_the_network_itself():
-    net, x = tiny(), torch.rand(1, 3, 8, 8)
+    net, x = two_stage_net(), torch.rand(1, 3, 8, 8)
     meta = prepare(net, torch.device("meta"), "fp32")(x.to("meta"))
     assert meta.shape == (1, 3, 16, 16)

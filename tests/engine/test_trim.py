@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.tiny import two_stage_net
 from napari_swin2sr.engine.cpu_native import instruction_sets, prepare_native
 from napari_swin2sr.engine.cpu_torch import CpuForward
 from napari_swin2sr.engine.trim import Windows, trim, windows_of
 from napari_swin2sr.engine.upscaler import Upscaler
 from napari_swin2sr.image.box import Box
-from napari_swin2sr.model import Swin2SRConfig, Swin2SRForImageSuperResolution
 from napari_swin2sr.model.error_head import ErrorHead
 
 NETWORKS = [
@@ -33,17 +33,6 @@ CORES = [  # of tiles of 10 x 12 windows [windows]
 ]
 
 
-def tiny(**values):
-    torch.manual_seed(0)
-    defaults = {"embed_dim": 12, "depths": (3, 2), "num_heads": (2, 3)}
-    defaults["upsampler"] = "pixelshuffledirect"
-    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**{**defaults, **values}))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
-
-
 def box(windows):
     return Box(*(int(8 * x) for x in windows))
 
@@ -56,7 +45,7 @@ def assert_close(actual, expected):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("values", NETWORKS, ids=str)
 def test_the_kernels_give_the_same_core_to_the_last_bit(values, precision):
-    net = tiny(**values)
+    net = two_stage_net(**values)
     if not instruction_sets(precision) or not (
         forward := prepare_native(net, precision)
     ):
@@ -73,7 +62,7 @@ def test_the_kernels_give_the_same_core_to_the_last_bit(values, precision):
 
 @pytest.mark.parametrize("values", [*NETWORKS, {"window_size": 7}], ids=str)
 def test_the_operations_of_pytorch_give_the_same_core(values):
-    net = tiny(**values)
+    net = two_stage_net(**values)
     forward, window = CpuForward(net), net.config.window_size
     x, upscale = torch.rand(1, 3, 10 * window, 12 * window), net.config.upscale
     whole = forward(x)
@@ -85,7 +74,7 @@ def test_the_operations_of_pytorch_give_the_same_core(values):
 
 def test_what_is_skipped_cannot_reach_the_core():
     """With the exact halo, pixels that the trim does not look at change nothing."""
-    config = tiny().config
+    config = two_stage_net().config
     halo = config.exact_halo
     core = Box(halo, halo, halo + 16, halo + 16)
     needed = trim(config, 2 * halo + 16, 2 * halo + 16, core)
@@ -114,7 +103,7 @@ def test_windows(need, shift, expected, pixels):
 
 
 def test_everything_without_a_core():
-    config = tiny().config
+    config = two_stage_net().config
     needed, tile = trim(config, 24, 40, None), Box(0, 0, 24, 40)
     assert needed.embedded == needed.deep == needed.features == tile
     for layers, takes, gives in needed.stages:
@@ -123,7 +112,7 @@ def test_everything_without_a_core():
 
 
 def test_an_upscaler_gives_the_core_and_its_error():
-    net = tiny()
+    net = two_stage_net()
     head: Any = ErrorHead(net.config)
     torch.nn.init.normal_(head.mix.weight)
     upscaler = Upscaler(net, "cpu", error_head=head)

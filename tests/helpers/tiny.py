@@ -93,3 +93,15 @@ def trusted_folder(folder: Path, seed: int = 0, **changes: Any) -> Path:
     )
     write_calibration(calibration.to_dict(), folder)
     return folder
+
+
+def two_stage_net(**values: Any) -> Swin2SRForImageSuperResolution:
+    """Return a network of two unlike stages whose every parameter is at work."""
+    torch.manual_seed(0)
+    defaults: dict[str, Any] = {"embed_dim": 12, "depths": (3, 2), "num_heads": (2, 3)}
+    defaults["upsampler"] = "pixelshuffledirect"
+    net = Swin2SRForImageSuperResolution(Swin2SRConfig(**{**defaults, **values}))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net.eval()

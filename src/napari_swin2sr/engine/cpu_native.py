@@ -37,7 +37,7 @@ from napari_swin2sr.engine.cpu_torch import (
     workers,
 )
 from napari_swin2sr.engine.instruction_sets import FLAGS, HALF, INSTRUCTION_SETS
-from napari_swin2sr.engine.trim import Windows, windows_of
+from napari_swin2sr.engine.trim import Windows, windows_of, within
 from napari_swin2sr.image.box import Box
 from napari_swin2sr.model.windows import shift_mask
 from napari_swin2sr.replace import flush_to_disk, remove_file, rename_over, scratch_file
@@ -452,15 +452,9 @@ class Runner:
         """Run convolutions one after the other, and add to the last one's result."""
         for after, kernel in zip(range(len(kernels) - 1, 0, -1), kernels, strict=False):
             y = self.empty(cast("_Convolution", kernel.weights).out_channels)
-            self.at(self.inside(part.grown(after)), kernel, x, None, y)
+            self.at(within(part.grown(after), self.tile), kernel, x, None, y)
             x = y
         self.at(part, kernels[-1], x, add, out)
-
-    def inside(self, part: Box) -> Box:
-        """Return what of a box lies in the tile."""
-        found = part.intersect(self.tile)
-        assert found is not None
-        return found
 
 
 class NativeForward(CpuForward):

@@ -48,11 +48,11 @@ def trim(config: Swin2SRConfig, height: int, width: int, core: Box | None) -> Tr
     """Return what is needed for a core [input px]; everything if there is none."""
     tile = Box(0, 0, height, width)
     residual = config.residual_reach
-    features = tile if core is None else _within(core.grown(config.head_reach), tile)
-    deep = gives = _within(features.grown(residual), tile)
+    features = tile if core is None else within(core.grown(config.head_reach), tile)
+    deep = gives = within(features.grown(residual), tile)
     stages = []
     for depth in reversed(config.depths):
-        need = takes = _within(gives.grown(residual), tile)
+        need = takes = within(gives.grown(residual), tile)
         layers = []
         for layer in reversed(range(depth)):
             shift = config.shift_size if layer % 2 else 0
@@ -86,7 +86,8 @@ def cut(result: Tensor, core: Box | None, upscale: int) -> Tensor:
     return result if core is None else result[(..., *core.scaled(upscale).slices)]
 
 
-def _within(box: Box, tile: Box) -> Box:
+def within(box: Box, tile: Box) -> Box:
+    """Return what of a box lies in the tile."""
     found = box.intersect(tile)
     assert found is not None
     return found
